@@ -1,0 +1,93 @@
+"""The `ddclip` executable: its commands by stage, and one handler for every way a run can end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import typer
+
+from ddclip_cli import console
+from ddclip_cli.errors import UserError
+
+# Help panel -> {command: module of ddclip_cli.commands whose function of that name is the command}.
+COMMANDS = {
+    "Start": {"demo": "demo", "sample": "sample", "recipe": "recipe"},
+    "Data": {"download": "download", "render": "render", "pack-h5": "pack_h5", "encode-targets": "encode_targets"},
+    "Train": {"train": "train"},
+    "Evaluate": {"eval-lvis": "eval_lvis"},
+    "Search": {"embed": "embed", "retrieve": "retrieve"},
+}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Multi-view CLIP: 3D objects searched by text and images.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"ddclip {version('ddclip')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """[bold]ddclip[/bold]: multi-view CLIP. 3D objects, searched by text and images.
+
+    Start with [cyan]ddclip demo[/cyan]: it makes, trains, evaluates and searches a small library in a few minutes.
+    """
+    if debug:
+        os.environ["DDCLIP_DEBUG"] = "1"
+
+
+for panel, commands in COMMANDS.items():
+    for name, module_name in commands.items():
+        module = import_module(f"ddclip_cli.commands.{module_name}")
+        if isinstance(module.command, typer.Typer):
+            app.add_typer(module.command, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel)(module.command)
+
+
+def main() -> None:
+    """Run the command line; every ending has its exit code: 0, 1 failed, 2 usage or recipe, 130 interrupted."""
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        console.log("interrupted")
+        code = 130
+    except BrokenPipeError:  # `ddclip ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        if os.environ.get("DDCLIP_DEBUG"):
+            raise
+        code, message = _explain(error)
+        console.log(f"error: {message}")
+    sys.exit(code or 0)
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """Exit code and sentence of an exception."""
+    if isinstance(error, UserError):
+        return error.exit_code, str(error)
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the command line's parser
+        command = getattr(getattr(error, "ctx", None), "command_path", "ddclip")
+        return 2, f"{error.format_message().rstrip('.')} (see {command} --help)"
+    if type(error).__name__ == "Abort":
+        return 130, "interrupted"
+    if isinstance(error, OSError) and error.errno is not None:
+        return 1, f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+    return 1, f"{type(error).__name__}: {error} (a fault of ddclip; --debug before the command shows where)"

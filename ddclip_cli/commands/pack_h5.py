@@ -1,0 +1,84 @@
+"""`ddclip pack-h5`: folders of pictures into one view store."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddclip_cli.commands.options import ForceOption, JobsOption, JsonOption, OnError, OnErrorOption
+
+
+class LayoutName(str, Enum):
+    auto = "auto"
+    zero123 = "zero123"
+    mvimgnet = "mvimgnet"
+    images = "images"
+
+
+def command(
+    renders: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RENDERS", help="Folder that holds one folder of pictures per object.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="STORE.h5", help="The view store to write.", show_default=False)
+    ],
+    layout: Annotated[
+        LayoutName,
+        typer.Option(help="OBJECT/000.png ..., mvi_*/CLASS/OBJECT/images/*.jpg, or any pictures in OBJECT/."),
+    ] = LayoutName.auto,
+    ids: Annotated[
+        Path | None, typer.Option("--ids", help="The objects to pack: one id a line, a JSON list, or a JSON of rows.")
+    ] = None,
+    supplement: Annotated[
+        Path | None, typer.Option("--supplement", metavar="STORE.h5", help="A view store whose objects join.")
+    ] = None,
+    supplement_ids: Annotated[
+        Path | None, typer.Option("--supplement-ids", metavar="JSON", help="Rows of the supplement (object_id: row).")
+    ] = None,
+    num_views: Annotated[int, typer.Option("--num-views", min=1, help="Views of an object.")] = 12,
+    size: Annotated[int, typer.Option("--size", min=1, max=4096, help="Side of a view in pixels.")] = 224,
+    jobs: JobsOption = 1,
+    on_error: OnErrorOption = OnError.fail,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Pack pictures of objects into a view store.
+
+    The rows of the store go by --ids, or are the objects' names in order; they are kept in the store and in
+    STORE_model_to_idx.json beside it. Transparent pictures are laid on white.
+
+    Examples:
+
+    \b
+      ddclip pack-h5 renders --out store.h5 --jobs 4
+      ddclip pack-h5 photos --layout images --num-views 6 --out photos.h5
+    """
+    from ddclip_cli import console
+    from ddclip_cli.data.pack import pack_store
+
+    packed = pack_store(
+        renders,
+        out,
+        layout=layout.value,
+        ids=ids,
+        supplement=supplement,
+        supplement_ids=supplement_ids,
+        num_views=num_views,
+        image_size=size,
+        jobs=jobs,
+        on_error=on_error.value,
+        force=force,
+    )
+    result: dict[str, object] = {"store": str(out), "layout": packed.layout}
+    result |= {"objects": len(packed.object_ids), "views": num_views, "size": size}
+    if as_json:
+        console.print_json(result | {"skipped": packed.skipped})
+    else:
+        result |= {"skipped": len(packed.skipped)}
+        console.print_table(list(result), [list(result.values())])

@@ -1,0 +1,151 @@
+"""`ddclip train`: training of the multi-view model on a view store and its targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ddclip_cli.commands.options import (
+    DATA_DIR,
+    DataDirOption,
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    Overrides,
+    RecipeOption,
+    SeedOption,
+    SetOption,
+)
+from ddclip_cli.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from ddclip_cli.model.multiview import MultiViewCLIP
+    from ddclip_cli.recipe import Recipe
+    from ddclip_cli.training.gate import Evaluation
+
+
+def command(
+    overrides: Overrides = None,
+    recipe: RecipeOption = "four",
+    set_: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="RUN", help="Folder of the run; default: runs/<recipe>.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")] = False,
+    force: ForceOption = False,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps of the whole run.")] = None,
+    save_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps between checkpoints within an epoch; default: every ten minutes."),
+    ] = None,
+    no_eval: Annotated[bool, typer.Option("--no-eval", help="Train without evaluation or best checkpoint.")] = False,
+    seed: SeedOption = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Batches to read ahead; 0 reads in turn.")] = 2,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = DATA_DIR,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train a multi-view model as the recipe says; a run that was cut short goes on with --resume.
+
+    The run folder holds recipe.yaml, metrics.jsonl and checkpoints/last and /best, which every other command takes as
+    --checkpoint. The model is evaluated before the first step and after every epoch.
+
+    Examples:
+    \b
+      ddclip train --recipe sample --data-dir demo --out runs/mine train.epochs=1
+      ddclip train --recipe sample --data-dir demo --out runs/mine train.epochs=1 --resume
+    """
+    from ddclip_cli import console
+    from ddclip_cli.commands.needs import require
+    from ddclip_cli.commands.sources import load_recipe_backbone
+    from ddclip_cli.recipe import data_path, load_recipe
+
+    if resume and force:
+        raise UsageError("--resume goes on with a run and --force replaces it: give one of them")
+    given = [] if seed is None else [f"seed={seed}"]
+    settings = load_recipe(recipe, [*(set_ or []), *(overrides or []), *given])
+    data = settings.data
+    if data.extra is not None:
+        raise UserError(f"recipe {recipe} has data.extra, which this version cannot train on yet: set data.extra=null")
+
+    store, images, texts = (data_path(path, data_dir) for path in (data.store, data.image_targets, data.text_targets))
+    ids, listed = (None if path is None else data_path(path, data_dir) for path in (data.ids, data.objects))
+    evaluated = [] if no_eval else _evaluation_files(settings, data_dir)
+    lacks_evaluation = not all(path.exists() for path in evaluated)
+    hint = "--no-eval trains without the evaluation's files" if lacks_evaluation else None
+    require(store, ids, listed, images, texts, *evaluated, data_dir=data_dir, hint=hint)
+
+    import torch
+
+    from ddclip_cli.data.dataset import ObjectSet
+    from ddclip_cli.data.object_ids import read_id_list
+    from ddclip_cli.data.targets import ImageTargets, TextTargets
+    from ddclip_cli.data.view_store import ViewStore
+    from ddclip_cli.training.loop import train
+    from ddclip_cli.training.plan import TrainingPlan
+
+    objects = ObjectSet(
+        store=ViewStore(store, ids),
+        image_targets=ImageTargets(images),
+        text_targets=TextTargets(texts),
+        object_ids=None if listed is None else read_id_list(listed),
+    )
+    torch.manual_seed(settings.seed)  # for a backbone without pretrained weights
+    model = load_recipe_backbone(settings, data_dir, device, "fp32", settings.model.cross_view_from)
+    summary = train(
+        model,
+        objects,
+        TrainingPlan(seed=settings.seed, **settings.train.model_dump()),
+        out or Path("runs") / Path(recipe).stem,
+        evaluate=None if no_eval else _evaluation(settings, model, data_dir),
+        recipe=settings.model_dump(mode="json"),
+        resume=resume,
+        force=force,
+        max_steps=max_steps,
+        save_every=save_every,
+        jobs=jobs,
+    )
+    if as_json:
+        console.print_json(summary)
+    else:
+        rows = [("steps", summary["steps"]), ("checkpoint", summary["checkpoint"])]
+        if summary["best_top1"] is not None:
+            rows.append(("best top-1", f"{summary['best_top1']:.2f} % (after step {summary['best_step']})"))
+        console.print_table(["training", ""], rows)
+
+
+def _evaluation_files(recipe: Recipe, data_dir: Path) -> list[Path]:
+    from ddclip_cli.recipe import data_path
+
+    named = (recipe.eval.store, recipe.eval.ids, recipe.eval.labels, recipe.eval.class_features)
+    return [data_path(path, data_dir) for path in named if path is not None]
+
+
+def _evaluation(recipe: Recipe, model: MultiViewCLIP, data_dir: Path) -> Evaluation:
+    """The recipe's evaluation at `eval.validation_views`; class features are fixed, as the text tower never learns."""
+    from ddclip_cli.data.labels import read_labels
+    from ddclip_cli.data.view_store import ViewStore
+    from ddclip_cli.evaluation.class_features import make_class_features, read_class_features
+    from ddclip_cli.evaluation.zero_shot import evaluate
+    from ddclip_cli.recipe import data_path
+
+    ev = recipe.eval
+    num_views = ev.validation_views
+    store = ViewStore(data_path(ev.store, data_dir), None if ev.ids is None else data_path(ev.ids, data_dir))
+    if num_views > store.num_views:
+        raise UserError(
+            f"eval.validation_views is {num_views} but {store.path} has {store.num_views} views an object: lower it"
+        )
+    labels = read_labels(data_path(ev.labels, data_dir))
+    if ev.class_features is None:
+        class_features = make_class_features(model, labels.class_names, ev.templates)
+    else:
+        class_features = read_class_features(data_path(ev.class_features, data_dir))
+
+    def run(network: MultiViewCLIP) -> dict:
+        report = evaluate(network, store, labels, class_features, views=[num_views], seed=ev.seed, crop=ev.crop)
+        return {"num_views": num_views, "objects": report["objects"], **report["views"][num_views]}
+
+    return run

@@ -1,0 +1,15 @@
+"""Errors that are the user's to mend: one sentence each, with the exit code the shell sees."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """What went wrong, where, and what to do about it, in one sentence. Exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(UserError):
+    """A command line or a recipe that cannot be run as it stands. Exit code 2."""
+
+    exit_code = 2
