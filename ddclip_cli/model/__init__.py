@@ -1,0 +1,1 @@
+"""The multi-view encoder: what it computes, how pictures get in, and the files it lives in."""

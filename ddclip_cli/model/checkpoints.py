@@ -1,0 +1,225 @@
+"""Models from files and into files: official Lightning checkpoints, our checkpoint folders, pretrained backbones.
+
+A checkpoint folder holds `model.safetensors`, the state dict of the stock open_clip model under its own names, and
+`config.json`: format, version, backbone (name, open_clip config, mean and std of the pixels if not CLIP's),
+cross_view_from, the resolved recipe, the fingerprint. In `model.safetensors`, `token_embedding.weight` may lack its
+zero rows: then `token_embedding.rows` (int32) numbers the rows that are there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ddclip_cli import files
+from ddclip_cli.errors import UserError
+from ddclip_cli.hub import CHECKPOINT_SIZE, MODEL_REPO, OFFICIAL_CHECKPOINTS
+from ddclip_cli.model import towers
+from ddclip_cli.model.backbone import find_pretrained, read_backbone
+from ddclip_cli.model.device import choose_device, choose_precision
+from ddclip_cli.model.fingerprint import fingerprint
+from ddclip_cli.model.multiview import MultiViewCLIP
+from ddclip_cli.model.weights import drop_zero_rows, fitted, read_pickle, read_safetensors, read_state, tensors_of
+
+__all__ = ["choose_device", "load_backbone", "load_model", "save_checkpoint"]
+
+FORMAT, VERSION = "ddclip-checkpoint", 1
+WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
+
+
+def load_model(
+    source: str | Path, *, backbone: str | None = None, device: str = "auto", precision: str = "auto"
+) -> MultiViewCLIP:
+    """A trained model in eval mode.
+
+    source: a checkpoint folder of ours, an official Lightning `.ckpt`, or the name of an official checkpoint that is in
+    the Hugging Face cache. Nothing is downloaded.
+    backbone: open_clip name or config JSON, when the checkpoint's own name is unknown to open_clip.
+    device: auto, cpu, cuda, cuda:N. precision: auto (fp32 on a CPU; bf16, else fp16, on a GPU), fp32, bf16, fp16.
+    Raises UserError for a file that is missing, damaged, not a checkpoint, or of another backbone.
+    """
+    path = _find_checkpoint(source)
+    place = choose_device(device)
+    arithmetic = choose_precision(precision, place)
+    saved = _read_folder(path, backbone) if path.is_dir() else _read_lightning(path, backbone)
+    clip = _clip_with(saved.backbone, saved.state, path, saved.holds)
+    model = MultiViewCLIP(clip, cross_view_from=saved.cross_view_from, backbone=saved.backbone, precision=arithmetic)
+    if saved.fingerprint not in (None, model.fingerprint):
+        raise UserError(f"{path} is damaged: {WEIGHTS_NAME} and {CONFIG_NAME} are not of the same model; save it again")
+    return model.to(place).eval()
+
+
+def load_backbone(
+    backbone: str,
+    pretrained: str | Path | None,
+    *,
+    cross_view_from: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> MultiViewCLIP:
+    """An open_clip backbone as a multi-view model in eval mode.
+
+    backbone: open_clip name or path of a config JSON.
+    pretrained: an open_clip tag (in the Hugging Face cache, or fetched by open_clip), a weights file or a checkpoint
+    folder of ours; None for random weights from torch's global generator.
+    cross_view_from: None is the number of blocks, plain averaging of the views.
+    """
+    place = choose_device(device)
+    arithmetic = choose_precision(precision, place)
+    known = read_backbone(str(backbone))
+    if pretrained is None:
+        clip = towers.build_clip(known["config"], known["name"], meta=False)
+    else:
+        towers.refuse_unsupported(known["config"], known["name"])
+        path = Path(pretrained).expanduser()
+        holds, state = None, None
+        if path.is_dir():
+            config = _read_config(path)
+            holds, state = config["backbone"]["name"], read_safetensors(path / WEIGHTS_NAME)
+            known.update({key: config["backbone"][key] for key in ("mean", "std") if key in config["backbone"]})
+        else:
+            if not path.is_file():
+                if len(path.parts) > 1 or path.suffix:
+                    raise UserError(f"there is no pretrained weights file {path}")
+                path = find_pretrained(known, str(pretrained))
+            state = read_state(path)
+        clip = _clip_with(known, state, path, holds)
+    if cross_view_from is None:
+        cross_view_from = len(towers.blocks(towers.image_tower(clip)))
+    model = MultiViewCLIP(clip, cross_view_from=cross_view_from, backbone=known, precision=arithmetic)
+    return model.to(place).eval()
+
+
+def save_checkpoint(
+    model: MultiViewCLIP,
+    folder: str | Path,
+    *,
+    recipe: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write `model` as a checkpoint folder, replacing an older one; the folder is never seen half-written.
+
+    dtype: torch.float16 halves the file and rounds the weights. Token rows that are all zero are left out.
+    """
+    if model.backbone["config"] is None:
+        raise UserError("this model cannot be saved: the open_clip config of its backbone is not known")
+    rounded = {
+        name: tensor.detach().cpu().to(dtype or tensor.dtype) for name, tensor in model.clip.state_dict().items()
+    }
+    config = {
+        "format": FORMAT,
+        "version": VERSION,
+        "backbone": model.backbone,
+        "cross_view_from": model.cross_view_from,
+        "recipe": recipe,
+        "fingerprint": fingerprint(rounded, model.cross_view_from),
+    }
+    with files.writing(folder) as partial:
+        partial.mkdir()
+        # Cloned where memory is shared or strided: safetensors writes only tensors that own their memory.
+        save_file({k: v.clone().contiguous() for k, v in drop_zero_rows(rounded).items()}, partial / WEIGHTS_NAME)
+        (partial / CONFIG_NAME).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _find_checkpoint(source: str | Path) -> Path:
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    name = str(source).removesuffix(".ckpt")
+    if name in OFFICIAL_CHECKPOINTS:
+        cached = try_to_load_from_cache(MODEL_REPO, OFFICIAL_CHECKPOINTS[name])
+        if isinstance(cached, str):
+            return Path(cached)
+        raise UserError(
+            f"the official checkpoint {name} is not here: `ddclip download checkpoint` brings it ({CHECKPOINT_SIZE})"
+        )
+    near = difflib.get_close_matches(name, OFFICIAL_CHECKPOINTS, n=1) or list(OFFICIAL_CHECKPOINTS)[:1]
+    raise UserError(
+        f"there is no checkpoint {source}: give a folder, a .ckpt file or an official name such as {near[0]}"
+    )
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What a checkpoint says, before it is checked."""
+
+    backbone: dict[str, Any]
+    holds: str
+    """The name of the backbone it was trained with, which may differ from `backbone` if the caller named another."""
+    cross_view_from: int
+    state: dict[str, Tensor]
+    fingerprint: str | None
+
+
+def _read_folder(folder: Path, backbone: str | None) -> _Saved:
+    config = _read_config(folder)
+    own = config["backbone"]
+    state = read_safetensors(folder / WEIGHTS_NAME)
+    known = read_backbone(backbone) if backbone else own
+    return _Saved(known, own["name"], config["cross_view_from"], state, config["fingerprint"])
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_NAME
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} is not a checkpoint folder: it has no {CONFIG_NAME}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not the config of a checkpoint: it is no JSON") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise UserError(f"{path} is not the config of a checkpoint of ddclip")
+    if config.get("version") != VERSION:
+        raise UserError(
+            f"{folder} has version {config.get('version')} of the checkpoint format: update ddclip to read it"
+        )
+    backbone = config.get("backbone")
+    if (
+        not isinstance(backbone, dict)
+        or not isinstance(backbone.get("name"), str)
+        or not isinstance(backbone.get("config"), dict)
+        or not isinstance(config.get("cross_view_from"), int)
+        or not isinstance(config.get("fingerprint"), str)
+    ):
+        raise UserError(f"{path} is damaged: backbone, cross_view_from or fingerprint is missing")
+    return config
+
+
+def _read_lightning(path: Path, backbone: str | None) -> _Saved:
+    """A checkpoint of the reference's trainer: `duoduoclip.*` in `state_dict`, and the learned scale of the loss."""
+    document = read_pickle(path)
+    try:
+        network = document["hyper_parameters"]["model"]["network"]
+        name, cross_view_from = network["base_name"], network["layers_threshold"]
+        tensors = tensors_of(document["state_dict"], path)
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{path} is not a checkpoint of Duoduo CLIP: its trainer's hyper-parameters are missing "
+            "(weights of a backbone belong in model.pretrained)"
+        ) from None
+    if not isinstance(name, str) or not isinstance(cross_view_from, int):
+        raise UserError(f"{path} is damaged: base_name or layers_threshold of its network is of the wrong kind")
+    state = {k.removeprefix("duoduoclip."): v for k, v in tensors.items() if k.startswith("duoduoclip.")}
+    if "contrastive_loss.logit_scale" in tensors:  # the one that was trained; the backbone's own was not used
+        state["logit_scale"] = tensors["contrastive_loss.logit_scale"]
+    try:
+        known = read_backbone(backbone or name)
+    except UserError as error:
+        if backbone is not None:
+            raise
+        raise UserError(f"{path} has the backbone {name!r}, which must be named with backbone=: {error}") from error
+    return _Saved(known, name, cross_view_from, state, None)
+
+
+def _clip_with(known: dict[str, Any], state: dict[str, Tensor], path: Path, holds: str | None) -> Any:
+    clip = towers.build_clip(known["config"], known["name"], meta=True)
+    towers.fill(clip, fitted(state, clip, source=path, holds=holds, backbone=known["name"]))
+    return clip

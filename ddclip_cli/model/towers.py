@@ -1,0 +1,109 @@
+"""The one file that knows the inside of open_clip (3.3): its towers, their parts, and how to build them quickly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+
+from ddclip_cli.errors import UserError
+
+
+def refuse_unsupported(config: dict[str, Any], name: str) -> None:
+    """Raise UserError if an open_clip model config describes towers without a CLS token for every view."""
+    vision, text = config.get("vision_cfg"), config.get("text_cfg")
+    if not isinstance(vision, dict) or not isinstance(text, dict) or not isinstance(config.get("embed_dim"), int):
+        raise UserError(f"{name} is not an open_clip model config: it needs embed_dim, vision_cfg and text_cfg")
+    size = vision.get("image_size", 224)
+    refused = [
+        ("timm_model_name" in vision and vision["timm_model_name"], "a timm image tower"),
+        (isinstance(vision.get("layers"), (list, tuple)), "a ResNet image tower"),
+        (vision.get("attentional_pool"), "attentional pooling"),
+        (vision.get("pool_type", "tok") != "tok", f"{vision.get('pool_type')!r} pooling"),
+        (isinstance(size, (list, tuple)) and len(set(size)) != 1, "pictures that are not square"),
+        ("multimodal_cfg" in config, "a CoCa text decoder"),
+        (text.get("hf_model_name") or text.get("hf_tokenizer_name"), "a Hugging Face text tower or tokenizer"),
+    ]
+    for found, what in refused:
+        if found:
+            raise UserError(f"backbone {name} has {what}: choose an open_clip ViT with a CLS token, such as ViT-B-32")
+
+
+def build_clip(config: dict[str, Any], name: str, *, meta: bool) -> CLIP | CustomTextCLIP:
+    """An open_clip model with random weights (from torch's global generator), or on the meta device for `fill`."""
+    refuse_unsupported(config, name)
+    arguments = deepcopy(config)
+    model_class = CustomTextCLIP if arguments.pop("custom_text", False) else CLIP
+    try:
+        with torch.device("meta" if meta else "cpu"):
+            return model_class(**arguments)
+    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        raise UserError(f"{name} is not an open_clip model config: {' '.join(str(error).split())}") from error
+
+
+def fill(clip: nn.Module, state: dict[str, Tensor]) -> None:
+    """Give a model on the meta device its tensors: no random initialisation, no second copy.
+
+    The causal mask of a text tower is a buffer outside the state dict, so it has to be made here.
+    """
+    clip.load_state_dict(state, assign=True)
+    for module in clip.modules():
+        for key, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:
+                assert key == "attn_mask", f"open_clip has a buffer that is not known here: {key}"
+                setattr(module, key, torch.full(buffer.shape, float("-inf")).triu_(1))
+
+
+def image_tower(clip: nn.Module) -> VisionTransformer:
+    visual = getattr(clip, "visual", None)
+    if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None or visual.pool_type != "tok":
+        raise UserError(
+            f"the image tower {type(visual).__name__} cannot see several views: open_clip's ViT with a CLS token can"
+        )
+    return visual
+
+
+def blocks(visual: VisionTransformer) -> Sequence[nn.Module]:
+    return visual.transformer.resblocks
+
+
+def embed_patches(visual: VisionTransformer, pixels: Tensor) -> Tensor:
+    """(N, 3, H, W) float -> (N, L, D): CLS token first, then the patches."""
+    return visual._embeds(pixels)
+
+
+def stem_parameters(visual: VisionTransformer) -> list[nn.Parameter]:
+    """What `embed_patches` uses."""
+    modules = [*visual.conv1.parameters(), *visual.ln_pre.parameters()]
+    return [visual.class_embedding, visual.positional_embedding, *modules]
+
+
+def attention_parameters(block: nn.Module) -> list[nn.Parameter]:
+    """Input and output projections of the block's attention."""
+    return [parameter for name, parameter in block.named_parameters() if name.startswith("attn.")]
+
+
+def cls_of_last_block(block: nn.Module, x: Tensor, tokens_per_view: int) -> Tensor:
+    """(G, V*L, D) -> (G, V, D): every view's CLS token after `block`, exactly as if all tokens went through it.
+
+    Only CLS tokens are read after the last block, so only they ask, and go through the out-projection and the MLP;
+    keys and values still come from all tokens.
+    """
+    if not isinstance(block, ResidualAttentionBlock):  # open_clip's block with other kinds of attention
+        return block(x)[:, ::tokens_per_view]
+    keys = block.ln_1(x)
+    attended = block.attn(keys[:, ::tokens_per_view], keys, keys, need_weights=False)[0]
+    cls = x[:, ::tokens_per_view] + block.ls_1(attended)
+    return cls + block.ls_2(block.mlp(block.ln_2(cls)))
+
+
+def make_tokenizer(config: dict[str, Any] | None, context_length: int) -> SimpleTokenizer:
+    """The tokenizer of the text tower, which cuts at `context_length` tokens."""
+    options = ((config or {}).get("text_cfg") or {}).get("tokenizer_kwargs") or {}
+    return SimpleTokenizer(context_length=context_length, **options)

@@ -1,0 +1,43 @@
+"""Shared by the tests: a model small enough to build in milliseconds, and the files of the reference's own run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+TINY_CONFIG = {
+    "embed_dim": 12,
+    "vision_cfg": {"image_size": 32, "layers": 3, "width": 16, "patch_size": 16, "head_width": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def reference_model_dir() -> Path:
+    return Path(__file__).parent / "data" / "reference_model"
+
+
+@pytest.fixture
+def tiny_config() -> dict:
+    """An open_clip config: 32 pixels, 3 blocks of width 16, embedding 12, 16 tokens of text."""
+    return json.loads(json.dumps(TINY_CONFIG))
+
+
+@pytest.fixture
+def tiny_config_path(tiny_config: dict, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(tiny_config))
+    return path
+
+
+@pytest.fixture
+def tiny_model(tiny_config_path: Path):
+    """A MultiViewCLIP with random weights, the same in every test; views meet from block 1 on."""
+    from ddclip_cli.model.checkpoints import load_backbone
+
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        return load_backbone(str(tiny_config_path), None, cross_view_from=1, device="cpu", precision="fp32")
