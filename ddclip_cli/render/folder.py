@@ -1,0 +1,105 @@
+"""Many meshes to views on disk, in Zero123's layout: `<object_id>/000.png` RGBA and `000.npy` (3, 4) camera."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ddclip_cli import console, files
+from ddclip_cli.data.ordered_pool import in_order
+from ddclip_cli.errors import UsageError, UserError
+from ddclip_cli.render.camera import Camera
+from ddclip_cli.render.renderer import poses_of, render_scene
+from ddclip_cli.render.scene import MESH_SUFFIXES, load_scene
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What a run of `render_folder` did, by object id."""
+
+    done: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    """Finished by an earlier run."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Object id -> why."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    mesh: Path
+    folder: Path
+    num_views: int
+    image_size: int
+    seed: int
+    camera: Camera
+    device: str
+
+
+def render_folder(
+    sources: Sequence[str | Path],
+    out: str | Path,
+    *,
+    num_views: int = 12,
+    image_size: int = 512,
+    seed: int = 0,
+    camera: Camera = "zero123",
+    jobs: int = 1,
+    device: str = "cpu",
+    force: bool = False,
+) -> Rendered:
+    """Render mesh files, and all those in folders, to `out`; a folder of an object appears when it is complete.
+
+    Objects that `out` has already are kept, unless `force`. A mesh that cannot be rendered is reported, not raised.
+    Raises UserError if there is no mesh at all, or if two files have one object id.
+    """
+    meshes = find_meshes(sources)
+    out = Path(out)
+    result = Rendered(kept=[] if force else [object_id for object_id in meshes if (out / object_id).is_dir()])
+    kept = set(result.kept)
+    todo = {object_id: mesh for object_id, mesh in meshes.items() if object_id not in kept}
+    tasks = [_Task(mesh, out / name, num_views, image_size, seed, camera, device) for name, mesh in todo.items()]
+    reasons = in_order(_render_one, tasks, jobs=min(jobs, max(1, len(tasks))))
+    for object_id, reason in zip(todo, console.progress(reasons, total=len(todo), label="render"), strict=True):
+        if reason is None:
+            result.done.append(object_id)
+        else:
+            result.failed[object_id] = reason
+            console.warn(reason)
+    return result
+
+
+def find_meshes(sources: Iterable[str | Path]) -> dict[str, Path]:
+    """Object id (the file's name without its suffix) -> mesh file, of files and of all in folders, in order of ids."""
+    meshes: dict[str, Path] = {}
+    for source in map(Path, sources):
+        if not source.exists():
+            raise UserError(f"{source}: no such file or folder")
+        found = [p for p in source.rglob("*") if p.suffix.lower() in MESH_SUFFIXES] if source.is_dir() else [source]
+        if not found:
+            raise UserError(f"{source}: holds no mesh ({', '.join(MESH_SUFFIXES)})")
+        for mesh in found:
+            other = meshes.setdefault(mesh.stem, mesh)
+            if other.resolve() != mesh.resolve():
+                raise UsageError(f"{other} and {mesh} would both be object {mesh.stem!r}: rename one of them")
+    return dict(sorted(meshes.items()))
+
+
+def _render_one(task: _Task) -> str | None:
+    """Render one mesh; the reason why not, if it cannot be."""
+    torch.set_num_threads(1)  # the other cores have objects of their own
+    try:
+        poses = poses_of(task.mesh.stem, num_views=task.num_views, seed=task.seed, camera=task.camera)
+        views = render_scene(load_scene(task.mesh), poses, image_size=task.image_size, device=task.device)
+    except UserError as error:
+        return str(error)
+    with files.writing(task.folder, durable=False) as partial:
+        partial.mkdir()
+        for number, (view, pose) in enumerate(zip(views, poses, strict=True)):
+            Image.fromarray(view).save(partial / f"{number:03d}.png", compress_level=3)
+            np.save(partial / f"{number:03d}.npy", pose)
+    return None
