@@ -1,0 +1,1 @@
+"""The sample library: parametric 3D objects with captions, made from a seed."""
