@@ -1,0 +1,1 @@
+"""Objects on disk: view stores, ids, captions, labels and training targets."""

@@ -1,0 +1,129 @@
+"""HDF5 files from anywhere: opened with one sentence for every fault, and read row by row without loading them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ddclip_cli.errors import UserError
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading; UserError if it is missing, cut off or something else."""
+    path = Path(path)
+    if not path.is_file():
+        state = "is a folder, not an HDF5 file" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {state}: check the path, or make the file first")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise UserError(f"{path} may not be read: change its permissions") from None
+        if "truncated" in str(error):
+            raise UserError(f"{path} is cut off before its end: fetch or make it again") from None
+        raise UserError(f"{path} is not an HDF5 file, or a damaged one: fetch or make it again") from None
+    with file:
+        yield file
+
+
+def local_dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """The dataset `name` of an open file, which must lie in that very file and not point elsewhere."""
+    link = file.get(name, getlink=True)
+    if link is None:
+        found = ", ".join(map(repr, sorted(file)[:5])) or "nothing"
+        raise UserError(f"{file.filename} has no dataset {name!r}; it holds {found}: give the file that is meant")
+    elsewhere = UserError(f"{file.filename}: dataset {name!r} points to another file: copy the data into this one")
+    if not isinstance(link, h5py.HardLink):
+        raise elsewhere
+    dataset = file.get(name)
+    if not isinstance(dataset, h5py.Dataset):
+        raise UserError(f"{file.filename}: {name!r} is a group: give the file that is meant")
+    if dataset.external or dataset.is_virtual:
+        raise elsewhere
+    return dataset
+
+
+class StoredArray:
+    """A dataset (N, ...) read a few rows at a time, through a memory map where the file allows it.
+
+    Safe to hand to other processes: nothing open goes through a fork or a pickle.
+    """
+
+    def __init__(self, path: str | Path, name: str, *, axes: Sequence[str], dtype: str) -> None:
+        """Check the dataset `name`: it must have these `axes` (their names serve the error) and a dtype of that kind.
+
+        Args:
+            dtype: "uint8" for exactly that, "float" for 2- or 4-byte floats.
+        """
+        self.path, self.name = Path(path), name
+        with opened(path) as file:
+            dataset = local_dataset(file, name)
+            self.shape: tuple[int, ...] = dataset.shape or ()
+            self.dtype = dataset.dtype
+            fits = self.dtype == np.uint8 if dtype == "uint8" else self.dtype in (np.float16, np.float32)
+            if len(self.shape) != len(axes) or 0 in self.shape or not fits:
+                raise UserError(
+                    f"{path}: dataset {name!r} is {self.shape} {self.dtype}: it must be ({', '.join(axes)}) {dtype}"
+                )
+            self._offset = _offset(dataset)
+        self._map: np.ndarray | None = None
+        self._file: tuple[int, h5py.File] | None = None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_map": None, "_file": None}
+
+    def read(self, rows: Any, columns: Any = None) -> np.ndarray:
+        """Copy rows (B,) -> (B, ...); with `columns` (F,) or (B, F) of the second axis -> (B, F, ...). In any order."""
+        rows = _checked(rows, self.shape[0], f"{self.path}: row")
+        if columns is not None:
+            columns = _checked(columns, self.shape[1], f"{self.path}: view")
+        if self._offset is None:
+            return self._read_by_h5py(rows, columns)
+        if self._map is None:
+            self._map = np.memmap(self.path, self.dtype, "r", self._offset, self.shape)
+        taken = self._map[rows] if columns is None else self._map[rows[:, None], columns]
+        return np.asarray(taken)
+
+    def _read_by_h5py(self, rows: np.ndarray, columns: np.ndarray | None) -> np.ndarray:
+        """The way for compressed or chunked files, which have no place to map."""
+        if self._file is None or self._file[0] != os.getpid():
+            self._file = (os.getpid(), h5py.File(self.path, "r"))
+        dataset = self._file[1][self.name]
+        try:
+            taken = np.empty((len(rows), *self.shape[1:]), self.dtype)
+            for place, row in enumerate(rows):
+                taken[place] = dataset[row]
+        except OSError:
+            raise UserError(f"{self.path}: the dataset {self.name!r} is damaged: fetch or make it again") from None
+        return taken if columns is None else taken[np.arange(len(rows))[:, None], columns]
+
+
+def _offset(dataset: h5py.Dataset) -> int | None:
+    """Where the bytes of a contiguous dataset start, or None if they do not lie in one piece."""
+    if dataset.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
+        return None
+    offset = dataset.id.get_offset()
+    if offset is None:
+        return None
+    if offset + dataset.size * dataset.dtype.itemsize > os.path.getsize(dataset.file.filename):
+        raise UserError(f"{dataset.file.filename} is cut off before its end: fetch or make it again")
+    return offset
+
+
+def _checked(numbers: Any, limit: int, what: str) -> np.ndarray:
+    """Indices as int64; one that is not there is an error and not, as numpy has it, counted from the end."""
+    indices = np.asarray(numbers, dtype=np.int64)
+    outside = indices[(indices < 0) | (indices >= limit)]
+    if outside.size:
+        raise UserError(f"{what} {outside.flat[0]} was asked for, but there are {limit} (0 to {limit - 1})")
+    return indices
