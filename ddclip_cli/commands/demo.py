@@ -11,7 +11,7 @@ import typer
 from ddclip_cli.commands.options import DeviceOption, ForceOption
 
 STEPS = (
-    ("make a library of 3D objects", "sample --out {out}/library --train 1152 --heldout 340 --seed {seed}"),
+    ("make a library of 3D objects", "sample --out {out}/library --train {train} --heldout 340 --seed {seed}"),
     ("render 12 views of each", "render {out}/library/meshes --out {out}/renders --size 112 --jobs {jobs}"),
     (
         "pack the views to train on",
@@ -51,6 +51,7 @@ STEPS = (
 def command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of everything that the demo makes.")] = Path("demo"),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, other objects.")] = 0,
+    train: Annotated[int, typer.Option("--train", min=96, help="How many objects to train on.")] = 1152,
     device: DeviceOption = "auto",
     force: ForceOption = False,
 ) -> None:
@@ -77,7 +78,8 @@ def command(
     files.refuse_existing(out, force=False)
     begin = time.monotonic()
     for number, (what, line) in enumerate(STEPS, start=1):
-        words = shlex.split(line.format(out=shlex.quote(str(out)), seed=seed, jobs=os.cpu_count() or 1, device=device))
+        line = line.format(out=shlex.quote(str(out)), seed=seed, train=train, jobs=os.cpu_count() or 1, device=device)
+        words = shlex.split(line)
         console.log(f"\n[{number}/{len(STEPS)}] {what}\n$ ddclip {shlex.join(words)}")
         if code := subprocess.run([sys.executable, "-m", "ddclip_cli", *words]).returncode:
             raise UserError(f"step {number} of the demo ({words[0]}) ended with exit code {code}; see above")

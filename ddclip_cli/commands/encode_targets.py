@@ -45,16 +45,16 @@ def command(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Encode views and captions with the recipe's frozen backbone (model.backbone, model.pretrained).
+    """Encode views and captions with the frozen backbone of the recipe.
 
-    Writes image_embeddings.h5, one feature per view, and text_embeddings.h5, one per caption. An object's captions are
-    a text, a list of texts, or {"text": [...], "blip": "...", "msft": "...", "retrieval": [...]}.
+    Writes image_embeddings.h5, a feature per view, and text_embeddings.h5, one
+    per caption. An object's captions are a text, a list of texts, or {"text":
+    [...], "blip": "...", "msft": "...", "retrieval": [...]}, any of these.
 
     Examples:
-
     \b
-      ddclip encode-targets store.h5 --captions captions.json --out targets --recipe sample
-      ddclip encode-targets store.h5 --captions captions.json --out targets --set model.backbone=ViT-B-16
+      ddclip encode-targets store.h5 --captions captions.json --out targets
+      ddclip encode-targets store.h5 --captions c.json --out t --recipe sample
     """
     from ddclip_cli import console
     from ddclip_cli.commands.sources import load_recipe_backbone

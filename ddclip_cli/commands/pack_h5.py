@@ -50,11 +50,10 @@ def command(
 ) -> None:
     """Pack pictures of objects into a view store.
 
-    The rows of the store go by --ids, or are the objects' names in order; they are kept in the store and in
-    STORE_model_to_idx.json beside it. Transparent pictures are laid on white.
+    Rows are in the order of --ids, else sorted; they are kept in the store
+    and beside it, in STORE_model_to_idx.json. Transparency is laid on white.
 
     Examples:
-
     \b
       ddclip pack-h5 renders --out store.h5 --jobs 4
       ddclip pack-h5 photos --layout images --num-views 6 --out photos.h5

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ddclip_cli.commands.options import DeviceOption, ForceOption, JobsOption, OnError, OnErrorOption
+from ddclip_cli.commands.options import ForceOption, JobsOption, JsonOption, OnError, OnErrorOption
 
 
 class CameraName(str, Enum):
@@ -19,7 +19,8 @@ class CameraName(str, Enum):
 
 def command(
     meshes: Annotated[
-        list[Path], typer.Argument(metavar="MESH_OR_FOLDER...", help="Mesh files, or folders of them.", show_default=False)
+        list[Path],
+        typer.Argument(metavar="MESH_OR_FOLDER...", help="Mesh files, or folders of them.", show_default=False),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="RENDERS", help="Folder of one folder an object.", show_default=False)
@@ -31,13 +32,16 @@ def command(
         CameraName, typer.Option(help="Random over the whole sphere as Zero123 has it, once around, or even.")
     ] = CameraName.zero123,
     jobs: JobsOption = 1,
-    device: DeviceOption = "cpu",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where triangles are drawn.")] = "cpu",
     on_error: OnErrorOption = OnError.fail,
     force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Render meshes to views with transparent background.
 
-    Reads .glb .gltf .obj .ply .stl .off .dae .3mf; needs no display. The same command again goes on where it was.
+    Reads .glb .gltf .obj .ply .stl .off .dae .3mf; needs no display. Writes RENDERS/OBJECT/000.png and 000.npy (its
+    camera) and so on, which pack-h5 takes as they are; OBJECT is the mesh's file name without suffix. The same command
+    again goes on where it was.
 
     Examples:
     \b
@@ -60,8 +64,12 @@ def command(
         device=str(choose_device(device)),
         force=force,
     )
-    kept = f", {len(result.kept)} kept from before" if result.kept else ""
-    console.log(f"{len(result.done)} objects rendered to {out}{kept}")
+    summary: dict[str, object] = {"renders": str(out), "rendered": len(result.done), "kept": len(result.kept)}
+    if as_json:
+        console.print_json(summary | {"failed": result.failed})
+    else:
+        summary |= {"failed": len(result.failed)}
+        console.print_table(list(summary), [list(summary.values())])
     if result.failed and on_error is OnError.fail:
         number = len(result.failed)
         raise UserError(f"{number} {'mesh' if number == 1 else 'meshes'} could not be rendered, for the reasons above")

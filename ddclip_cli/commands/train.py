@@ -49,13 +49,13 @@ def command(
 ) -> None:
     """Train a multi-view model as the recipe says; a run that was cut short goes on with --resume.
 
-    The run folder holds recipe.yaml, metrics.jsonl and checkpoints/last and /best, which every other command takes as
-    --checkpoint. The model is evaluated before the first step and after every epoch.
+    The model is evaluated before the first step and after every epoch. The run folder holds recipe.yaml, metrics.jsonl,
+    checkpoints/last and checkpoints/best; other commands take the latter two as --checkpoint.
 
     Examples:
     \b
-      ddclip train --recipe sample --data-dir demo --out runs/mine train.epochs=1
-      ddclip train --recipe sample --data-dir demo --out runs/mine train.epochs=1 --resume
+      ddclip train --recipe sample --data-dir demo train.epochs=1
+      ddclip train --recipe sample --data-dir demo train.epochs=1 --resume
     """
     from ddclip_cli import console
     from ddclip_cli.commands.needs import require

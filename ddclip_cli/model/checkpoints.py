@@ -126,6 +126,7 @@ def save_checkpoint(
         partial.mkdir()
         # Cloned where memory is shared or strided: safetensors writes only tensors that own their memory.
         save_file({k: v.clone().contiguous() for k, v in drop_zero_rows(rounded).items()}, partial / WEIGHTS_NAME)
+        (partial / WEIGHTS_NAME).chmod(0o644)  # safetensors makes it unreadable to all others
         (partial / CONFIG_NAME).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -1,0 +1,1 @@
+"""How good a model is: metrics, class features and zero-shot classification over a view store."""

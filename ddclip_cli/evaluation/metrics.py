@@ -1,0 +1,45 @@
+"""Top-k accuracy with a tie rule, so that equal scores give the same number on every machine.
+
+An object counts as right in the top k if the rank of its true class is below k. The rank is the number of classes that
+come before it: every class with a greater score, and of the classes with an equal score those of a lower index. So the
+classes of an object have one order whatever its label is, and a model that scores all classes alike gets class 0 right
+and no other. Scores that are not numbers (NaN) are refused: they have no order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+TOP_K = (1, 3, 5)
+
+
+def true_class_ranks(scores: Tensor, labels: Tensor) -> Tensor:
+    """Rank of each object's true class, 0 for the best, by the tie rule above.
+
+    Args:
+        scores: (B, C) float, greater is better.
+        labels: (B,) int64 in 0..C-1.
+
+    Returns:
+        (B,) int64 in 0..C-1.
+
+    Raises:
+        ValueError: scores hold a NaN.
+    """
+    if scores.isnan().any():
+        raise ValueError("scores hold NaN")
+    true = scores.gather(1, labels[:, None])  # (B, 1)
+    earlier = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]  # (B, C)
+    return ((scores > true) | ((scores == true) & earlier)).sum(dim=1)
+
+
+def top_k_hits(ranks: Tensor, ks: Sequence[int] = TOP_K) -> list[int]:
+    """Number of objects whose true class is in the top k, for each k of `ks`; `ranks` is (B,)."""
+    return [int((ranks < k).sum()) for k in ks]
+
+
+def percent(hits: int, objects: int) -> float:
+    return 100.0 * hits / objects

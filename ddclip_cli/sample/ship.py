@@ -1,0 +1,45 @@
+"""Bring what a demo made into the package: the trained model at half precision, and the embeddings of the held-out part.
+
+    ddclip demo --out build/shipped --seed 3000 --train 4608
+    python -m ddclip_cli.sample.ship build/shipped
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from ddclip_cli import console
+from ddclip_cli.data.view_store import ViewStore
+from ddclip_cli.model.checkpoints import load_model, save_checkpoint
+from ddclip_cli.recipe import load_recipe
+from ddclip_cli.search.embed import embed_store
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def main(demo: Annotated[Path, typer.Argument(help="The folder of a finished demo.")]) -> None:
+    best = demo / "run" / "checkpoints" / "best"
+    recipe = json.loads((best / "config.json").read_text())["recipe"]
+    save_checkpoint(load_model(best, device="cpu"), ASSETS / "model", recipe=recipe, dtype=torch.float16)
+    model = load_model(ASSETS / "model", device="cpu")  # as rounded, so that the embeddings are this model's
+    settings = load_recipe("sample")
+    made_by = {"checkpoint": settings.model.checkpoint, "precision": model.precision, "recipe": recipe}
+    embed_store(
+        model,
+        ViewStore(demo / "heldout.h5"),
+        ASSETS / "embeddings.h5",
+        num_views=settings.embed.num_views,
+        crop=settings.embed.crop,
+        made_by=made_by,
+        force=True,
+    )
+    console.log(f"{ASSETS}: model and embeddings of {demo}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

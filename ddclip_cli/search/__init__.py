@@ -1,0 +1,1 @@
+"""From a view store to answers: shape embeddings, exact retrieval, contact sheets."""
