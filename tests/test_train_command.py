@@ -1,0 +1,118 @@
+"""`ddclip train` from a recipe and files: what it writes, continues and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import run, tiny_model, tiny_store
+
+from ddclip_cli.data.targets import encode_targets
+from ddclip_cli.model.checkpoints import load_model, save_checkpoint
+
+COLOURS = ("red", "green", "blue")
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """A data directory with a recipe `tiny.yaml`, six objects to train on and three to evaluate."""
+    backbone = tiny_model(tmp_path, cross_view_from=None)
+    save_checkpoint(backbone, tmp_path / "backbone")
+    ids = [f"{COLOURS[i % 3]}-{i}" for i in range(6)]
+    tiny_store(tmp_path / "train.h5", ids)
+    tiny_store(tmp_path / "heldout.h5", ids[:3], seed=1)
+    (tmp_path / "captions.json").write_text(json.dumps({i: [f"a {i}", "a thing"] for i in ids}))
+    (tmp_path / "heldout.csv").write_text("".join(f"{i},{COLOURS[i]},{ids[i]}\n" for i in range(3)))
+    encode_targets(backbone, tmp_path / "train.h5", tmp_path / "captions.json", tmp_path / "targets")
+    recipe = {
+        "model": {"backbone": "tiny.json", "pretrained": "backbone", "cross_view_from": 1},
+        "data": {
+            "store": "train.h5",
+            "objects": None,
+            "image_targets": "targets/image_embeddings.h5",
+            "text_targets": "targets/text_embeddings.h5",
+        },
+        "train": {"batch_size": 3, "num_views": [1, 2], "epochs": 2, "learning_rate": 1e-3, "precision": "auto"},
+        "eval": {"store": "heldout.h5", "labels": "heldout.csv", "class_features": None, "validation_views": 3},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    return tmp_path
+
+
+def train(library: Path, *arguments: object):
+    places = ("--recipe", library / "tiny.yaml", "--data-dir", library, "--out", library / "run", "--device", "cpu")
+    return run("train", *arguments, *places)
+
+
+def test_a_recipe_is_trained_evaluated_and_loaded_again(library):
+    ended = train(library, "train.epochs=3", "--json", "--seed", 5)
+    assert ended.code == 0, ended.err
+    summary = json.loads(ended.out)
+    assert summary["steps"] == 6
+    assert Path(summary["checkpoint"]) == library / "run" / "checkpoints" / "best"
+    assert load_model(summary["checkpoint"], device="cpu").cross_view_from == 1
+    saved = yaml.safe_load((library / "run" / "recipe.yaml").read_text())
+    assert saved["train"]["epochs"] == 3
+    assert saved["seed"] == 5
+    lines = map(json.loads, (library / "run" / "metrics.jsonl").read_text().splitlines())
+    evaluations = [line for line in lines if line["kind"] == "evaluation"]
+    assert [line["epoch"] for line in evaluations] == [0, 1, 2, 3]
+    assert all(line["objects"] == 3 and line["num_views"] == 3 for line in evaluations)
+    assert "epoch 3/3: loss" in ended.err
+    assert run("recipe", "check", library / "run" / "recipe.yaml").code == 0
+
+
+def test_a_run_in_two_halves_equals_a_whole_one(library):
+    assert train(library).code == 0
+    whole = (library / "run" / "metrics.jsonl").read_bytes()
+    weights = (library / "run" / "checkpoints" / "last" / "model.safetensors").read_bytes()
+    refused = train(library)
+    assert refused.code == 1
+    assert "--resume" in refused.err
+    assert train(library, "--force", "--max-steps", 1).code == 0
+    assert train(library, "--resume").code == 0
+    assert (library / "run" / "metrics.jsonl").read_bytes() == whole
+    assert (library / "run" / "checkpoints" / "last" / "model.safetensors").read_bytes() == weights
+    other = train(library, "--resume", "train.learning_rate=1")
+    assert other.code == 1
+    assert "train.learning_rate was 0.001, now 1.0" in other.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["train.precision=fp16"], 2, "train.precision=fp16 needs a GPU"),
+        (["train.batch_size=7"], 1, "6 objects do not fill a batch of 7"),
+        (["train.num_views=1,9"], 1, "up to 9 views but the store has 4"),
+        (["eval.validation_views=9"], 1, "eval.validation_views is 9 but"),
+        (["data.store=none.h5"], 1, "none.h5"),
+        (["eval.store=none.h5"], 1, "--no-eval"),
+        (["--resume", "--force"], 2, "give one of them"),
+        (["train.trainble=all"], 2, "train.trainable"),
+        (["--max-steps", "0"], 2, "max-steps"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence_and_leaves_nothing(library, arguments, code, sentence):
+    ended = train(library, *arguments)
+    assert (ended.code, ended.out) == (code, "")
+    said = [line for line in ended.err.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1
+    assert sentence in said[0]
+    assert not (library / "run").exists()
+
+
+def test_without_evaluation_its_files_are_not_needed(library):
+    (library / "heldout.h5").unlink()
+    assert train(library, "--no-eval", "--max-steps", 1).code == 0
+
+
+def test_extra_data_is_refused_honestly(library):
+    recipe = yaml.safe_load((library / "tiny.yaml").read_text())
+    recipe["data"]["extra"] = {"store": "a.h5", "image_targets": "b", "text_targets": "c", "batch_size": 2}
+    (library / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    ended = train(library)
+    assert ended.code == 1
+    assert "data.extra" in ended.err
+    assert train(library, "data.extra=null", "--max-steps", 1).code == 0

@@ -1,0 +1,439 @@
+"""The training loop: the reference's step, exact resume, and what a run refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from ddclip_cli.data.dataset import Batch, ObjectSet
+from ddclip_cli.errors import UsageError, UserError
+from ddclip_cli.model.checkpoints import load_backbone, load_model
+from ddclip_cli.training import checkpointing, loop
+from ddclip_cli.training.loop import train
+from ddclip_cli.training.plan import TrainingPlan
+from ddclip_cli.training.trainer import Trainer
+
+REFERENCE = Path(__file__).parent / "data" / "reference_model"
+OBJECTS, VIEWS, WIDTH = 10, 4, 8
+# Two steps an epoch.
+PLAN = TrainingPlan(batch_size=4, num_views=(1, 3), epochs=3, learning_rate=1e-3, precision="fp32", seed=11)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Sums in one order, here and in the processes that tests kill."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Store:
+    ids = tuple(f"object-{i}" for i in range(OBJECTS))
+    num_views = VIEWS
+    pictures = np.random.default_rng(0).integers(0, 256, (OBJECTS, VIEWS, 3, 32, 32), dtype=np.uint8)
+
+    def rows(self, object_ids):
+        return np.array([self.ids.index(i) for i in object_ids])
+
+    def read(self, rows, views):
+        return self.pictures[rows[:, None], views]
+
+
+class Targets:
+    """Image targets of every view, and two text targets to draw from."""
+
+    ids, num_views = Store.ids, VIEWS
+    features = np.random.default_rng(1).standard_normal((OBJECTS, VIEWS, WIDTH)).astype(np.float32)
+
+    def rows(self, object_ids):
+        return Store().rows(object_ids)
+
+    def read(self, rows, views):
+        return self.features[rows[:, None], views].mean(axis=1)
+
+    def draw(self, object_ids, rng):
+        rows = self.rows(object_ids)
+        return self.features[rows, rng.integers(2, size=len(rows))]
+
+
+def tiny_model(folder: Path):
+    config = {
+        "embed_dim": WIDTH,
+        "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "patch_size": 16, "head_width": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
+    }
+    file = folder / "tiny.json"
+    file.write_text(json.dumps(config))
+    torch.manual_seed(0)
+    model = load_backbone(str(file), None, cross_view_from=1, device="cpu", precision="fp32")
+    with torch.no_grad():
+        model.clip.token_embedding.weight.zero_()  # zero rows are not saved: small checkpoints
+    return model
+
+
+def objects(**changes) -> ObjectSet:
+    return ObjectSet(**({"store": Store(), "image_targets": Targets(), "text_targets": Targets()} | changes))
+
+
+def accuracy(model) -> dict:
+    """Stands for the evaluation: any pure function of the weights, which leaves the model in another mode."""
+    model.train()
+    weight = model.clip.visual.transformer.resblocks[-1].attn.in_proj_weight
+    return {"top1": 50 + 10 * math.sin(1e4 * weight.sum().item())}
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# The step
+
+
+def reference_trainer() -> tuple[Trainer, Batch, dict]:
+    model = load_model(
+        REFERENCE / "reference_lightning.ckpt",
+        backbone=str(REFERENCE / "open_clip_config.json"),
+        device="cpu",
+        precision="fp32",
+    )
+    expected = load_file(REFERENCE / "expected.safetensors")
+    views = torch.from_numpy(np.load(REFERENCE / "views.npz")["views"][:, :4])
+    trainer = Trainer(model, TrainingPlan(crop="none", precision="fp32"))
+    batch = Batch(
+        step=0,
+        object_ids=["a", "b"],
+        view_numbers=[0, 1, 2, 3],
+        views=views,
+        image_targets=expected["train_image_features"],
+        text_targets=expected["train_text_features"],
+    )
+    return trainer, batch, expected
+
+
+def test_three_steps_are_the_references():
+    trainer, batch, expected = reference_trainer()
+    steps = [trainer.step(batch, learning_rate=5e-5) for _ in range(3)]
+    assert steps[0].loss_image == pytest.approx(expected["loss_image"].item(), abs=1e-5)
+    assert steps[0].loss_text == pytest.approx(expected["loss_text"].item(), abs=1e-5)
+    assert [step.loss for step in steps] == pytest.approx(expected["losses"].tolist(), abs=1e-5)
+    after = {name.split(".", 1)[1]: t for name, t in expected.items() if name.startswith("after3.duoduoclip.")}
+    ours = {f"duoduoclip.{name}": t for name, t in trainer.model.clip.named_parameters()}
+    assert len(after) == 8
+    for name, tensor in after.items():
+        torch.testing.assert_close(ours[name], tensor, atol=2e-4, rtol=0)
+    scale = expected["after3.contrastive_loss.logit_scale"].item()
+    assert trainer.model.logit_scale.item() == pytest.approx(scale, abs=1e-6)
+
+
+def test_only_what_is_trained_changes(tmp_path):
+    model = tiny_model(tmp_path)
+    before = {name: tensor.clone() for name, tensor in model.clip.state_dict().items()}
+    train(model, objects(), PLAN, tmp_path / "run", max_steps=2)
+    changed = {name for name, tensor in model.clip.state_dict().items() if not torch.equal(tensor, before[name])}
+    attention = {n for n in before if ".resblocks.1.attn." in n or ".resblocks.2.attn." in n if n.startswith("visual.")}
+    assert len(attention) == 8
+    assert changed == attention | {"logit_scale"}
+
+
+def test_the_loss_falls_when_it_may_overfit(tmp_path):
+    plan = TrainingPlan(trainable="all", crop="none", precision="fp32")
+    data = loop.TrainingData(objects(), batch_size=10, num_views=(2, 2), seed=0)
+    trainer = Trainer(tiny_model(tmp_path), plan)
+    losses = [trainer.step(data[step], learning_rate=3e-3).loss for step in range(60)]
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0), (0.5, 2.0)])
+def test_the_loss_is_the_weighted_sum_of_its_parts(tmp_path, weights):
+    plan = TrainingPlan(batch_size=4, precision="fp32", image_loss_weight=weights[0], text_loss_weight=weights[1])
+    data = loop.TrainingData(objects(), batch_size=4, num_views=(2, 2), seed=0)
+    losses = Trainer(tiny_model(tmp_path), plan).step(data[0], learning_rate=1e-3)
+    assert losses.loss == pytest.approx(weights[0] * losses.loss_image + weights[1] * losses.loss_text)
+
+
+def test_the_learning_rate_is_half_a_cosine_that_moves_once_an_epoch(tmp_path):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=5e-5)
+    oracle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=80, eta_min=1e-7)
+    plan = TrainingPlan()
+    for epoch in range(80):
+        assert plan.learning_rate_of_epoch(epoch) == pytest.approx(oracle.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        oracle.step()
+    train(tiny_model(tmp_path), objects(), PLAN, tmp_path / "run")
+    used = [line["learning_rate"] for line in lines(tmp_path / "run" / "metrics.jsonl")]
+    assert used == [PLAN.learning_rate_of_epoch(epoch) for epoch in (0, 0, 1, 1, 2, 2)]
+
+
+# The run
+
+
+def test_a_run_leaves_its_recipe_metrics_and_checkpoints(tmp_path):
+    run, recipe = tmp_path / "run", {"seed": 11, "train": {"epochs": 3, "num_views": (1, 3), "learning_rate": 1e-7}}
+    model = tiny_model(tmp_path)
+    summary = train(model, objects(), PLAN, run, evaluate=accuracy, recipe=recipe)
+    assert {path.name for path in run.iterdir()} == {"checkpoints", "metrics.jsonl", "recipe.yaml", "timings.jsonl"}
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["train"] == {
+        "epochs": 3, "num_views": [1, 3], "learning_rate": 1e-7,
+    }  # fmt: skip
+    written = lines(run / "metrics.jsonl")
+    kinds = [(line["kind"], line["step"], line["epoch"]) for line in written]
+    expected = [("evaluation", 0, 0)]
+    for epoch in (1, 2, 3):
+        expected += [("step", 2 * epoch - 1, epoch), ("step", 2 * epoch, epoch), ("evaluation", 2 * epoch, epoch)]
+    assert kinds == expected
+    step = written[1]
+    assert step["loss"] == pytest.approx(step["loss_image"] + step["loss_text"])
+    assert 1 <= step["num_views"] <= 3
+    assert len(lines(run / "timings.jsonl")) == 6
+
+    evaluations = {line["step"]: line["top1"] for line in written if line["kind"] == "evaluation" and line["step"]}
+    best_step = max(evaluations, key=lambda step: evaluations[step])
+    assert (summary["best_step"], summary["best_top1"]) == (best_step, evaluations[best_step])
+    assert summary["finished"]
+    assert Path(summary["checkpoint"]) == run / "checkpoints" / "best"
+    assert accuracy(load_model(run / "checkpoints" / "best", device="cpu"))["top1"] == evaluations[best_step]
+    last = load_model(run / "checkpoints" / "last", device="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(last.clip.parameters(), model.clip.parameters(), strict=True))
+    assert len(list((run / "checkpoints").glob("step-*"))) == len({best_step, 6})
+
+
+def test_without_evaluation_the_last_checkpoint_is_the_result(tmp_path):
+    summary = train(tiny_model(tmp_path), objects(), PLAN, tmp_path / "run", max_steps=1)
+    assert summary["checkpoint"] == str(tmp_path / "run" / "checkpoints" / "last")
+    assert not summary["finished"]
+    assert not (tmp_path / "run" / "checkpoints" / "best").exists()
+
+
+# Going on after a kill
+
+
+def finished_run(folder: Path) -> tuple[bytes, dict, dict, dict]:
+    """Everything of a run that must not depend on how often it was interrupted."""
+    checkpoints = folder / "checkpoints"
+    names = {link: os.readlink(checkpoints / link) for link in ("last", "best")}
+    weights = {link: load_file(checkpoints / link / "model.safetensors") for link in names}
+    optimizer = torch.load(checkpoints / "last" / "optimizer.pt", weights_only=True)["optimizer"]
+    progress = json.loads((checkpoints / "last" / "progress.json").read_text())
+    return (folder / "metrics.jsonl").read_bytes(), weights, optimizer, {"names": names, "progress": progress}
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    (metrics_a, weights_a, optimizer_a, rest_a), (metrics_b, weights_b, optimizer_b, rest_b) = map(finished_run, (a, b))
+    assert metrics_a == metrics_b
+    assert rest_a == rest_b
+    for link in ("last", "best"):
+        assert weights_a[link].keys() == weights_b[link].keys()
+        assert all(torch.equal(tensor, weights_b[link][name]) for name, tensor in weights_a[link].items())
+    assert optimizer_a["state"].keys() == optimizer_b["state"].keys()
+    for index, state in optimizer_a["state"].items():
+        assert all(torch.equal(value, optimizer_b["state"][index][name]) for name, value in state.items())
+    assert not list((b / "checkpoints").glob(".*"))
+
+
+def run_whole(folder: Path, out: str, *, evaluate=accuracy, **options) -> Path:
+    """The run of the tests below, from the start or from wherever it was killed."""
+    train(tiny_model(folder), objects(), PLAN, folder / out, evaluate=evaluate, save_every=1, resume=True, **options)
+    return folder / out
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_and_die(folder: Path, moment: str) -> None:
+    """In a process of its own: the run, until it kills itself at `moment`."""
+    torch.set_num_threads(1)
+    save, torch_save, point_best, prune = (
+        checkpointing.save, torch.save, checkpointing._point_best, checkpointing._prune,
+    )  # fmt: skip
+    evaluations = 0
+
+    def save_or_die(run, trainer, progress, recipe):
+        if moment == "before the first checkpoint":
+            kill()
+        save(run, trainer, progress, recipe)
+
+    def torch_save_or_die(state, path):
+        if moment == "in the middle of a checkpoint" and "step-00000003" in path.parent.name:
+            path.write_bytes(b"half")
+            kill()
+        torch_save(state, path)
+
+    def point_best_or_die(run, progress):
+        if moment == "between last and best" and progress.step == progress.best_step:
+            kill()
+        point_best(run, progress)
+
+    def prune_or_die(run):
+        if moment == "before old checkpoints go" and len(list(run.checkpoints.glob("step-*"))) > 1:
+            kill()
+        prune(run)
+
+    def evaluate_or_die(model):
+        nonlocal evaluations
+        evaluations += 1
+        if moment == "in an evaluation" and evaluations == 4:  # the start, its baseline, epochs 1 and 2
+            kill()
+        return accuracy(model)
+
+    checkpointing.save, torch.save = save_or_die, torch_save_or_die
+    checkpointing._point_best, checkpointing._prune = point_best_or_die, prune_or_die
+    run_whole(folder, "killed", evaluate=evaluate_or_die)
+
+
+def _forked(target, *arguments) -> multiprocessing.process.BaseProcess:
+    context = multiprocessing.get_context("forkserver")  # forks a process with everything imported and no threads
+    context.set_forkserver_preload(["ddclip_cli.training.loop"])
+    process = context.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "before the first checkpoint",
+        "in the middle of a checkpoint",
+        "between last and best",
+        "before old checkpoints go",
+        "in an evaluation",
+    ],
+)
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, moment):
+    process = _forked(run_and_die, tmp_path, moment)
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGKILL
+    assert_same_run(run_whole(tmp_path, "whole"), run_whole(tmp_path, "killed"))
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_time_goes_on_bit_for_bit(tmp_path):
+    whole = run_whole(tmp_path, "whole")
+    timings = tmp_path / "killed" / "timings.jsonl"  # grows whenever a step is done, and is never cut back
+    rng = np.random.default_rng(0)
+    kills = 0
+    for _ in range(20):
+        before = timings.stat().st_size if timings.exists() else 0
+        process = _forked(run_and_die, tmp_path, "from outside")
+        while process.is_alive() and (timings.stat().st_size if timings.exists() else 0) == before:
+            time.sleep(0.001)
+        time.sleep(float(rng.uniform(0, 0.05)))
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+    assert kills > 2
+    assert_same_run(whole, run_whole(tmp_path, "killed"))
+
+
+def test_a_run_in_parts_and_read_ahead_is_the_same_run(tmp_path):
+    whole = run_whole(tmp_path, "whole")
+    for steps in (1, 2, 5):
+        run_whole(tmp_path, "parts", max_steps=steps)
+    assert_same_run(whole, run_whole(tmp_path, "parts", jobs=2))
+    assert_same_run(whole, run_whole(tmp_path, "parts"))  # done already: nothing changes
+
+
+def test_an_interrupt_keeps_the_last_checkpoint(tmp_path, capsys):
+    class Interrupted(Targets):
+        left = 4
+
+        def draw(self, object_ids, rng):
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+            return super().draw(object_ids, rng)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_model(tmp_path), objects(text_targets=Interrupted()), PLAN, tmp_path / "run", save_every=1)
+    assert "interrupted after step 2: --resume goes on after step 2" in capsys.readouterr().err
+    train(tiny_model(tmp_path), objects(), PLAN, tmp_path / "run", resume=True)
+    train(tiny_model(tmp_path), objects(), PLAN, tmp_path / "whole")
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+
+
+# What a run says and refuses
+
+
+@pytest.mark.parametrize(("start", "warned"), [(10.0, True), (24.9, True), (25.1, False), (60.0, False)])
+def test_the_gate_warns_of_a_start_far_below_the_backbone(tmp_path, capsys, start, warned):
+    def evaluate(model):
+        return {"top1": 50.0 if model.cross_view_from == model.num_blocks else start}
+
+    train(tiny_model(tmp_path), objects(), PLAN, tmp_path / "run", evaluate=evaluate, max_steps=1)
+    said = capsys.readouterr().err
+    assert ("warning: training starts at" in said) == warned
+    assert "50.0 %" in said
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_objects(tmp_path):
+    class Broken(Targets):
+        def read(self, rows, views):
+            features = super().read(rows, views)
+            features[rows == 3] = np.nan
+            return features
+
+    with pytest.raises(UserError, match=r"loss is nan at step \d") as caught:
+        train(tiny_model(tmp_path), objects(image_targets=Broken()), PLAN, tmp_path / "run", save_every=1)
+    failed = json.loads((tmp_path / "run" / "failed_step.json").read_text())
+    assert "object-3" in failed["object_ids"]
+    assert failed["object_ids"][0] in str(caught.value)
+    last = tmp_path / "run" / "checkpoints" / "last"
+    if failed["step"] > 1:
+        weights = load_file(last / "model.safetensors")
+        assert all(tensor.isfinite().all() for tensor in weights.values())
+        assert json.loads((last / "progress.json").read_text())["step"] == failed["step"] - 1
+
+
+def test_a_run_that_exists_is_refused_resumed_or_replaced(tmp_path):
+    run, recipe = tmp_path / "run", {"train": {"epochs": 3, "batch_size": 4}}
+    start = lambda **options: train(tiny_model(tmp_path), objects(), PLAN, run, max_steps=1, **options)  # noqa: E731
+    start(recipe=recipe)
+    with pytest.raises(UserError, match=r"--resume.*--force"):
+        start(recipe=recipe)
+    with pytest.raises(UserError, match=r"train.batch_size was 4, now 8"):
+        start(recipe={"train": {"epochs": 3, "batch_size": 8}}, resume=True)
+    (run / "notes.txt").write_text("mine")
+    start(recipe={"train": {"epochs": 1}}, force=True)
+    assert yaml.safe_load((run / "recipe.yaml").read_text()) == {"train": {"epochs": 1}}
+    assert len(lines(run / "metrics.jsonl")) == 1
+    assert (run / "notes.txt").read_text() == "mine"
+
+
+def test_a_damaged_checkpoint_is_refused_in_a_sentence(tmp_path):
+    run = run_whole(tmp_path, "run", max_steps=2)
+    (run / "checkpoints" / "last" / "optimizer.pt").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="cannot be read as a checkpoint of this run"):
+        run_whole(tmp_path, "run")
+
+
+def test_half_precision_on_a_cpu_and_foreign_targets_leave_nothing_behind(tmp_path):
+    class Wide(Targets):
+        features = np.zeros((OBJECTS, VIEWS, 16), dtype=np.float32)
+
+    half = TrainingPlan(batch_size=4, num_views=(1, 2), precision="fp16")
+    with pytest.raises(UsageError, match=r"fp16 needs a GPU: set train.precision=auto"):
+        train(tiny_model(tmp_path), objects(), half, tmp_path / "a")
+    with pytest.raises(UserError, match=r"data.image_targets are 16 wide but the model's embeddings 8"):
+        train(tiny_model(tmp_path), objects(image_targets=Wide()), PLAN, tmp_path / "b")
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()
+
+
+def test_bf16_trains_on_a_cpu(tmp_path):
+    plan = TrainingPlan(batch_size=4, num_views=(1, 2), epochs=1, precision="bf16")
+    model = tiny_model(tmp_path)
+    train(model, objects(), plan, tmp_path / "run")
+    assert all(math.isfinite(line["loss"]) for line in lines(tmp_path / "run" / "metrics.jsonl"))
+    assert next(model.clip.visual.parameters()).dtype == torch.float32
