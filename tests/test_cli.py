@@ -16,7 +16,18 @@ from typer.main import get_command
 from ddclip_cli.app import COMMANDS, app
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {"torch", "torchvision", "open_clip", "timm", "h5py", "faiss", "accelerate", "trimesh", "huggingface_hub", "pydantic"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "open_clip",
+    "timm",
+    "h5py",
+    "faiss",
+    "accelerate",
+    "trimesh",
+    "huggingface_hub",
+    "pydantic",
+}
 NAMES = [name for commands in COMMANDS.values() for name in commands]
 
 
@@ -26,8 +37,11 @@ def ddclip(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; from ddclip_cli.app import main; sys.argv = ['ddclip', '--help']\ntry: main()\nexcept SystemExit: pass\n"
-    code += f"print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
+    code = (
+        "import sys; from ddclip_cli.app import main; sys.argv = ['ddclip', '--help']\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
     assert all(name in done.stdout for name in NAMES)
@@ -130,8 +144,13 @@ def test_interrupting_leaves_nothing_half_written_and_130(tmp_path):
     assert not list(meshes.glob(".*"))
 
 
-def test_a_demo_whose_folder_exists_is_refused(tmp_path):
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_a_demo_never_removes_a_folder_that_is_not_its_own(force, tmp_path):
     (tmp_path / "demo").mkdir()
-    done = ddclip("demo", cwd=tmp_path)
+    mine = tmp_path / "demo" / "mine.txt"
+    mine.write_text("precious")
+    done = ddclip("demo", *force, cwd=tmp_path)
     assert done.returncode == 1
-    assert "--force" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["mine.txt"]
+    assert mine.read_text() == "precious"

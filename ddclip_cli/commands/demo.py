@@ -64,6 +64,7 @@ def command(
       ddclip demo
       ddclip demo --out /tmp/demo --seed 1
     """
+    import json
     import shlex
     import shutil
     import subprocess
@@ -73,9 +74,14 @@ def command(
     from ddclip_cli import console, files
     from ddclip_cli.errors import UserError
 
-    if force and out.exists():
+    mark = out / "demo.json"  # a folder with it is the demo's own, and may be removed
+    if force and mark.is_file():
         shutil.rmtree(out)
+    elif force and out.exists():
+        raise UserError(f"{out} was not made by a demo, and is not removed: choose another --out")
     files.refuse_existing(out, force=False)
+    out.mkdir(parents=True)
+    mark.write_text(json.dumps({"seed": seed, "train": train}) + "\n", encoding="utf-8")
     begin = time.monotonic()
     for number, (what, line) in enumerate(STEPS, start=1):
         line = line.format(out=shlex.quote(str(out)), seed=seed, train=train, jobs=os.cpu_count() or 1, device=device)
@@ -85,4 +91,5 @@ def command(
             raise UserError(f"step {number} of the demo ({words[0]}) ended with exit code {code}; see above")
     minutes = (time.monotonic() - begin) / 60
     console.log(f"\nDone in {minutes:.1f} minutes. The answers as a picture: {out / 'white-couch.png'}")
-    console.log(f'Try your own words: ddclip retrieve --recipe sample --index {out / "embeddings.h5"} "a tall green lamp"')
+    index = f"--index {out}/embeddings.h5 --checkpoint {out}/run/checkpoints/best"
+    console.log(f'Try your own words: ddclip retrieve "a striped green lamp" {index}')

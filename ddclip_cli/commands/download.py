@@ -1,4 +1,4 @@
-"""`ddclip download`."""
+"""`ddclip download`: official models, embeddings and data, brought in whole."""
 
 from __future__ import annotations
 

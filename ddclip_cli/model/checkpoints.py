@@ -28,6 +28,7 @@ from ddclip_cli.model.device import choose_device, choose_precision
 from ddclip_cli.model.fingerprint import fingerprint
 from ddclip_cli.model.multiview import MultiViewCLIP
 from ddclip_cli.model.weights import drop_zero_rows, fitted, read_pickle, read_safetensors, read_state, tensors_of
+from ddclip_cli.shipped import shipped_path
 
 __all__ = ["choose_device", "load_backbone", "load_model", "save_checkpoint"]
 
@@ -40,8 +41,8 @@ def load_model(
 ) -> MultiViewCLIP:
     """A trained model in eval mode.
 
-    source: a checkpoint folder of ours, an official Lightning `.ckpt`, or the name of an official checkpoint that is in
-    the Hugging Face cache. Nothing is downloaded.
+    source: a checkpoint folder of ours, an official Lightning `.ckpt`, the name of an official checkpoint that is in
+    the Hugging Face cache, or `sample:model`. Nothing is downloaded.
     backbone: open_clip name or config JSON, when the checkpoint's own name is unknown to open_clip.
     device: auto, cpu, cuda, cuda:N. precision: auto (fp32 on a CPU; bf16, else fp16, on a GPU), fp32, bf16, fp16.
     Raises UserError for a file that is missing, damaged, not a checkpoint, or of another backbone.
@@ -131,7 +132,7 @@ def save_checkpoint(
 
 
 def _find_checkpoint(source: str | Path) -> Path:
-    path = Path(source).expanduser()
+    path = shipped_path(str(source)) or Path(source).expanduser()
     if path.exists():
         return path
     name = str(source).removesuffix(".ckpt")

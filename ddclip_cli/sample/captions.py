@@ -10,14 +10,14 @@ from ddclip_cli.sample.shapes import LONG_LEGS
 
 Captions = dict[str, "str | list[str]"]
 PATTERNS = (
-    "{a} {thing}",
-    "{a} {thing}",
+    "{a_thing}",
+    "{a_thing}",
     "{thing}",
-    "{a} {thing}",
-    "a 3D model of {a} {thing}",
-    "a render of {a} {thing}",
-    "a picture of {a} {thing}",
-    "this is {a} {thing}",
+    "{a_thing}",
+    "a 3D model of {a_thing}",
+    "a render of {a_thing}",
+    "a picture of {a_thing}",
+    "this is {a_thing}",
     "simple 3D {thing}",
     "one {thing}, 3D model",
 )
@@ -40,7 +40,7 @@ def object_captions(
             + (["with", "long", "legs"] if with_legs else [])
         )
         thing = " ".join(words)
-        return pattern.format(a="an" if thing[0] in "aeiou" else "a", thing=thing)
+        return pattern.format(thing=thing, a_thing=with_article(thing))
 
     def any_pattern() -> str:
         return PATTERNS[rng.integers(len(PATTERNS))]
@@ -53,6 +53,10 @@ def object_captions(
         captions["msft"] = say(any_pattern(), ())
     captions["retrieval"] = [say(any_pattern(), attributes if rng.random() < 0.3 else ()) for _ in range(2)]
     return captions
+
+
+def with_article(thing: str) -> str:
+    return f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
 
 
 def all_captions(captions: Captions) -> list[str]:

@@ -12,10 +12,11 @@ from torch import Tensor
 from ddclip_cli.evaluation.class_features import make_class_features
 from ddclip_cli.evaluation.metrics import percent, top_k_hits, true_class_ranks
 from ddclip_cli.model.multiview import MultiViewCLIP
+from ddclip_cli.sample.captions import with_article
 from ddclip_cli.sample.objects import CATEGORIES, COLOURS, PAIRS
 
 # Pretraining never saw a caption without a colour: a class is the mean over the colours.
-TEMPLATES = tuple(f"a {colour} {{}}" for colour in COLOURS)
+TEMPLATES = tuple(f"{with_article(colour)} {{}}" for colour in COLOURS)
 
 
 @torch.no_grad()
@@ -33,7 +34,7 @@ def measure(model: MultiViewCLIP, pictures: np.ndarray, num_views: Sequence[int]
         shapes = embed(model, pictures, count)
         hits = top_k_hits(true_class_ranks(shapes @ classes.T, category), (1,))
         figures[f"top1_{count}"] = percent(hits[0], len(category))
-    queries = model.encode_text([f"a {colour} {category}" for category, colour in PAIRS])
+    queries = model.encode_text([f"{with_article(colour)} {category}" for category, colour in PAIRS])
     answers = (queries @ shapes.T).topk(5).indices % len(PAIRS)  # an object's pair
     right = (answers == torch.arange(len(PAIRS))[:, None]).any(dim=1)
     figures["query_hits"] = percent(int(right.sum()), len(PAIRS))

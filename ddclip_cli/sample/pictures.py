@@ -41,7 +41,9 @@ def render_pairs(
     with open(path, "ab") as file:  # a later run may ask for more objects of the same seed
         file.truncate(int(np.prod(shape)))
     views = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
-    tasks = [(seed, i % len(PAIRS), i // len(PAIRS), num_views, image_size) for i in range(objects_per_pair * len(PAIRS))]
+    tasks = [
+        (seed, i % len(PAIRS), i // len(PAIRS), num_views, image_size) for i in range(objects_per_pair * len(PAIRS))
+    ]
     with console.progress_bar(total=len(tasks), label="pictures") as bar:
         bar.update(done)
         for index, pictures in enumerate(in_order(_pictures, tasks[done:], jobs=jobs), start=done):

@@ -22,12 +22,14 @@ from ddclip_cli import console, files
 from ddclip_cli.model.checkpoints import load_backbone, save_checkpoint
 from ddclip_cli.model.loss import contrastive_loss
 from ddclip_cli.model.multiview import MultiViewCLIP
+from ddclip_cli.model.transforms import Crop
 from ddclip_cli.sample.captions import all_captions
 from ddclip_cli.sample.measure import measure
 from ddclip_cli.sample.objects import PAIRS, make_object
 from ddclip_cli.sample.pictures import render_pairs
+from ddclip_cli.shipped import ASSETS
 
-CONFIG = Path(__file__).parent / "assets" / "backbone" / "open_clip_config.json"
+CONFIG = ASSETS / "backbone" / "open_clip_config.json"
 TRAIN_SEED, FRESH_SEED = 1000, 2000  # never those of `ddclip sample`
 NUM_VIEWS = 8
 SAVE_EVERY = 200
@@ -75,7 +77,8 @@ def pretrain(out: Path, *, objects_per_pair: int, steps: int, jobs: int) -> Mult
 
 
 def _optimizers(model: MultiViewCLIP) -> list[torch.optim.Optimizer]:
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (matrices if "resblocks" in name and parameter.ndim == 2 else rest).append(parameter)
     return [
@@ -100,7 +103,7 @@ def _step(
     captions = [tokens[number][pair] for pair, number in enumerate(numbers)]
     text = torch.stack([options[rng.integers(len(options))] for options in captions])  # (B, L)
     # Both as evaluation crops pictures and as targets are encoded.
-    crop = "random" if step % 2 else "none"
+    crop: Crop = "random" if step % 2 else "none"
     pixels = model.to_pixels(batch, crop, torch.Generator().manual_seed(step))
     # Attention over 50 tokens is faster as plain matrix products than by the fused CPU kernel.
     with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,7 +1,7 @@
-"""Bring what a demo made into the package: the trained model at half precision, and the embeddings of the held-out part.
+"""Bring a demo into the package: its trained model at half precision, and its held-out part embedded by that.
 
-    ddclip demo --out build/shipped --seed 3000 --train 4608
-    python -m ddclip_cli.sample.ship build/shipped
+ddclip demo --out build/shipped --seed 3000 --train 4608
+python -m ddclip_cli.sample.ship build/shipped
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from ddclip_cli.data.view_store import ViewStore
 from ddclip_cli.model.checkpoints import load_model, save_checkpoint
 from ddclip_cli.recipe import load_recipe
 from ddclip_cli.search.embed import embed_store
-
-ASSETS = Path(__file__).parent / "assets"
+from ddclip_cli.shipped import ASSETS
 
 
 def main(demo: Annotated[Path, typer.Argument(help="The folder of a finished demo.")]) -> None:

@@ -1,0 +1,174 @@
+"""Mesh files as scenes: axes, textures, colours of every kind, and what is warned of."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mesh_files import OFF, QUAD, TWO_HALVES, gltf, textured_glb, write_obj
+from PIL import Image
+
+from ddclip_cli.render import render_mesh
+from ddclip_cli.render.scene import load_scene
+from ddclip_cli.sample.glb import png_bytes
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj"])
+def test_a_texture_is_not_upside_down(tmp_path, kind):
+    path = tmp_path / "quad.glb"
+    path.write_bytes(textured_glb())
+    views = render_mesh(path if kind == "glb" else write_obj(tmp_path), camera="ring", num_views=4, image_size=48)
+    assert views.shape == (4, 48, 48, 4)
+    assert views.dtype == np.uint8
+    for view in views[[1, 3]].astype(int):  # from both sides; the quad is upright
+        rows = np.nonzero(view[..., 3].any(1))[0]
+        above, below = view[rows[0] + 3, 24], view[rows[-1] - 3, 24]
+        assert above[0] > above[2] + 80
+        assert below[2] > below[0] + 80
+
+
+def test_y_is_up_in_gltf_and_z_in_stl(tmp_path):
+    import trimesh
+
+    tall = trimesh.creation.box((0.1, 0.1, 1.0))
+    tall.export(tmp_path / "tall.stl")
+    assert np.ptp(load_scene(tmp_path / "tall.stl").vertices, axis=0).argmax() == 2
+    tall.export(tmp_path / "deep.glb")
+    assert np.ptp(load_scene(tmp_path / "deep.glb").vertices, axis=0).argmax() == 1
+    centre = load_scene(tmp_path / "deep.glb").vertices
+    assert np.allclose(centre.max(0) + centre.min(0), 0, atol=1e-6)
+    assert np.ptp(centre, axis=0).max() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("colours", [np.float32(1), np.uint8(255), np.uint16(65535)])
+@pytest.mark.parametrize("factor", [None, [0.5, 1.0, 0.25, 1.0]])
+def test_gltfs_colours_of_vertices_are_linear_and_multiply_the_factor(tmp_path, colours, factor):
+    most = colours
+    colours = np.array([[1, 0.2, 0, 1]] * 3)
+    colours = (colours * most).round().astype(most.dtype) if most != 1 else colours.astype(np.float32)
+    material = None if factor is None else {"pbrMetallicRoughness": {"baseColorFactor": factor}}
+    if factor is None and colours.dtype == np.uint16:
+        pytest.skip("trimesh cuts them to 8 bits: warned of, see below")
+    scene = load_scene(gltf(tmp_path, colours=colours, material=material))
+    expected = np.array([1, 0.2, 0]) * (1 if factor is None else np.array(factor[:3]))
+    assert np.allclose(scene.colours, expected, atol=0.003)
+
+
+def test_colours_of_vertices_in_16_bits_without_material_are_warned_of(tmp_path, capsys):
+    load_scene(gltf(tmp_path, colours=np.full((3, 4), 65535, np.uint16)))
+    assert "16 bits" in capsys.readouterr().err
+
+
+def ply(folder: Path, *, vertex: bool, face: bool) -> Path:
+    rgb = "property uchar red\nproperty uchar green\nproperty uchar blue\n"
+    header = "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
+    header += (rgb if vertex else "") + "element face 2\nproperty list uchar int vertex_indices\n"
+    header += (rgb if face else "") + "end_header\n"
+    corners = [" ".join(map(str, c)) + (" 188 0 0" if vertex else "") for c in QUAD.astype(int)]
+    faces = ["3 0 1 2" + (" 255 0 0" if face else ""), "3 0 2 3" + (" 0 0 188" if face else "")]
+    path = folder / "it.ply"
+    path.write_text(header + "\n".join(corners + faces) + "\n")
+    return path
+
+
+def test_plys_colours_of_vertices_are_srgb(tmp_path):
+    scene = load_scene(ply(tmp_path, vertex=True, face=False))
+    assert np.allclose(scene.colours, [0.5029, 0, 0], atol=1e-3)
+
+
+def test_colours_of_faces_do_not_run_into_each_other(tmp_path):
+    scene = load_scene(ply(tmp_path, vertex=False, face=True))
+    assert np.allclose(scene.colours[scene.faces[0]], [1, 0, 0])
+    assert np.allclose(scene.colours[scene.faces[1]], [0, 0, 0.5029], atol=1e-3)
+    assert scene.vertices.shape == (6, 3)
+    assert not scene.normals.any()  # flat
+
+
+def test_a_file_that_says_nothing_is_grey(tmp_path):
+    path = tmp_path / "it.off"
+    path.write_text(OFF)
+    assert np.allclose(load_scene(path).colours, 0.214, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "mode", "warned"), [(0.3, "BLEND", True), (1, "BLEND", False), (0.3, "OPAQUE", False)]
+)
+def test_what_one_sees_through_is_warned_of_once(tmp_path, capsys, alpha, mode, warned):
+    material = {"pbrMetallicRoughness": {"baseColorFactor": [1, 1, 1, alpha]}, "alphaMode": mode}
+    load_scene(gltf(tmp_path, material=material))
+    assert capsys.readouterr().err.count("drawn opaque") == warned
+
+
+def test_a_texture_that_one_sees_through_is_warned_of(tmp_path, capsys):
+    buffer = io.BytesIO()
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(buffer, "PNG")
+    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    material = {"pbrMetallicRoughness": {}, "alphaMode": "MASK"}
+    scene = load_scene(gltf(tmp_path, material=material, image={"uri": uri}))
+    assert "drawn opaque" in capsys.readouterr().err
+    assert scene.textures[0].shape == (4, 4, 3)
+
+
+def test_a_texture_of_many_parts_is_kept_once(tmp_path):
+    def change(document):
+        document["nodes"] = [{"mesh": 0}, {"mesh": 0, "translation": [2, 0, 0]}]
+        document["scenes"] = [{"nodes": [0, 1]}]
+
+    uri = "data:image/png;base64," + base64.b64encode(png_bytes(TWO_HALVES)).decode()
+    scene = load_scene(gltf(tmp_path, material={"pbrMetallicRoughness": {}}, image={"uri": uri}, change=change))
+    assert len(scene.faces) == 2
+    assert len(scene.textures) == 1
+    assert scene.texture.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("image", ["gone.png", "broken.png", "data:image/png;base64,AAAA"])
+def test_a_texture_that_is_not_there_is_warned_of_and_drawn_plain(tmp_path, capsys, image):
+    (tmp_path / "broken.png").write_text("no picture")
+    material = {"pbrMetallicRoughness": {"baseColorFactor": [1, 0, 0, 1]}}
+    scene = load_scene(gltf(tmp_path, name="it.gltf", material=material, image={"uri": image}))
+    assert np.allclose(scene.colours, [1, 0, 0])
+    assert not scene.textures
+    warning = capsys.readouterr().err
+    assert warning.count("warning:") == 1
+    assert "missing or unreadable" in warning
+
+
+def test_a_truncated_texture_is_warned_of_and_drawn_plain(tmp_path, capsys):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(buffer.getvalue()[:1500])
+    scene = load_scene(gltf(tmp_path, material={"pbrMetallicRoughness": {}}, image={"uri": "cut.jpg"}))
+    assert not scene.textures
+    assert "cannot be decoded" in capsys.readouterr().err
+
+
+def test_missing_mtl_and_its_missing_texture_are_warned_of(tmp_path, capsys):
+    load_scene(write_obj(tmp_path, picture="gone.png"))
+    assert "'gone.png' is missing" in capsys.readouterr().err
+    (tmp_path / "quad.mtl").unlink()
+    load_scene(tmp_path / "quad.obj")
+    assert "'quad.mtl' is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["with space.png", "with%20space.png", "C:\\Users\\me\\with space.png", "sub/with space.png"]
+)
+def test_files_beside_the_mesh_are_found_by_the_names_that_exporters_write(tmp_path, capsys, name):
+    folder = tmp_path / ("sub" if name.startswith("sub/") else ".")
+    folder.mkdir(exist_ok=True)
+    (folder / "with space.png").write_bytes(png_bytes(TWO_HALVES))
+    scene = load_scene(gltf(tmp_path, name="it.gltf", material={"pbrMetallicRoughness": {}}, image={"uri": name}))
+    assert len(scene.textures) == 1
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_what_is_not_drawn_is_said(tmp_path, capsys):
+    def change(document):
+        document["extensionsUsed"] = ["KHR_texture_transform"]
+
+    load_scene(gltf(tmp_path, change=change))
+    assert "KHR_texture_transform is not drawn" in capsys.readouterr().err
