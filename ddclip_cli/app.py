@@ -64,6 +64,8 @@ def main() -> None:
     """Run the command line; every ending has its exit code: 0, 1 failed, 2 usage or recipe, 130 interrupted."""
     try:
         code = app(standalone_mode=False)
+        if code == 130:  # Typer made this of a KeyboardInterrupt
+            raise KeyboardInterrupt
         sys.stdout.flush()
     except KeyboardInterrupt:
         console.log("interrupted")

@@ -13,9 +13,10 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+from ddclip_cli import shipped
 from ddclip_cli.commands.recipe import command
 from ddclip_cli.errors import UserError
-from ddclip_cli.recipe import Recipe, data_path, library, list_recipes, load_recipe, paths, resolve
+from ddclip_cli.recipe import Recipe, data_path, library, list_recipes, load_recipe, resolve
 from ddclip_cli.recipe.loader import flatten
 from ddclip_cli.recipe.show import as_yaml
 from ddclip_cli.recipe.yaml_text import parse, scalar, write
@@ -225,7 +226,7 @@ def test_show_names_the_origin_of_every_value():
 def test_data_paths(here, monkeypatch):
     assets = here / "assets"
     (assets / "model").mkdir(parents=True)
-    monkeypatch.setattr(paths, "ASSETS", assets)
+    monkeypatch.setattr(shipped, "ASSETS", assets)
     assert data_path("mv_images.h5", Path("data")) == Path("data/mv_images.h5")
     assert data_path(str(here / "x.h5"), Path("data")) == here / "x.h5"
     assert data_path("~/x.h5", Path("data")) == Path.home() / "x.h5"

@@ -12,14 +12,14 @@ from ddclip_cli.commands.options import DeviceOption, ForceOption
 
 STEPS = (
     ("make a library of 3D objects", "sample --out {out}/library --train {train} --heldout 340 --seed {seed}"),
-    ("render 12 views of each", "render {out}/library/meshes --out {out}/renders --size 112 --jobs {jobs}"),
+    ("render 12 views of each", "render {out}/library/meshes --out {out}/renders --recipe sample --jobs {jobs}"),
     (
         "pack the views to train on",
-        "pack-h5 {out}/renders --out {out}/train.h5 --ids {out}/library/train.txt --size 112 --jobs {jobs}",
+        "pack-h5 {out}/renders --out {out}/train.h5 --ids {out}/library/train.txt --recipe sample --jobs {jobs}",
     ),
     (
         "pack those of the objects that are kept apart",
-        "pack-h5 {out}/renders --out {out}/heldout.h5 --ids {out}/library/heldout.txt --size 112 --jobs {jobs}",
+        "pack-h5 {out}/renders --out {out}/heldout.h5 --ids {out}/library/heldout.txt --recipe sample --jobs {jobs}",
     ),
     (
         "encode what to learn: the backbone's features of views and captions",

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ddclip_cli.commands.options import DATA_DIR, DataDirOption, JsonOption
+from ddclip_cli.commands.options import DATA_DIR, DataDirOption, JsonOption, RecipeOption, SetOption
+from ddclip_cli.errors import UsageError
 
 
 def command(
@@ -14,6 +15,8 @@ def command(
         list[str] | None,
         typer.Argument(metavar="WHAT", help="Items of --list, or all; default: checkpoint and embeddings."),
     ] = None,
+    recipe: RecipeOption = "four",
+    set_: SetOption = None,
     list_items: Annotated[bool, typer.Option("--list", help="Show the items, their files and what is here.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be fetched, and the free disk.")] = False,
     data_dir: DataDirOption = DATA_DIR,
@@ -40,6 +43,7 @@ def command(
     from ddclip_cli.data.catalogue import DEFAULT_ITEMS
 
     names = what or (["all"] if list_items else list(DEFAULT_ITEMS))
+    names = [_checkpoint_of(recipe, set_) if name == "checkpoint" else name for name in names]
     found = downloads.survey(names, data_dir, revision=revision)
     if list_items:
         records = [
@@ -65,6 +69,17 @@ def command(
     else:
         for record in records:  # one a line, so that `$(ddclip download checkpoint)` is of use
             print(record["file"])
+
+
+def _checkpoint_of(recipe: str, overrides: list[str] | None) -> str:
+    """`checkpoint` without a name is the recipe's."""
+    from ddclip_cli.hub import OFFICIAL_CHECKPOINTS
+    from ddclip_cli.recipe import load_recipe
+
+    name = load_recipe(recipe, overrides or []).model.checkpoint
+    if name not in OFFICIAL_CHECKPOINTS:
+        raise UsageError(f"recipe {recipe} has no official checkpoint to download: its model.checkpoint is {name}")
+    return f"checkpoint:{name}"
 
 
 def _print_table(records: list[dict[str, object]]) -> None:

@@ -52,8 +52,6 @@ JobsOption = Annotated[int, typer.Option("--jobs", "-j", min=1, help="CPU worker
 OnErrorOption = Annotated[
     OnError, typer.Option("--on-error", help="Finish the rest and then fail (exit 1), or skip what is bad (exit 0).")
 ]
-SeedOption = Annotated[
-    int | None, typer.Option("--seed", help="Seed of every random choice; default: the recipe's.")
-]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice; default: the recipe's.")]
 
 DATA_DIR = Path("data")

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from ddclip_cli.commands.options import ForceOption, JobsOption, JsonOption, OnError, OnErrorOption
+from ddclip_cli.commands.options import (
+    ForceOption,
+    JobsOption,
+    JsonOption,
+    OnError,
+    OnErrorOption,
+    RecipeOption,
+    SetOption,
+)
 
 
 class LayoutName(str, Enum):
@@ -41,8 +49,10 @@ def command(
     supplement_ids: Annotated[
         Path | None, typer.Option("--supplement-ids", metavar="JSON", help="Rows of the supplement (object_id: row).")
     ] = None,
-    num_views: Annotated[int, typer.Option("--num-views", min=1, help="Views of an object.")] = 12,
-    size: Annotated[int, typer.Option("--size", min=1, max=4096, help="Side of a view in pixels.")] = 224,
+    recipe: RecipeOption = "four",
+    set_: SetOption = None,
+    num_views: Annotated[int | None, typer.Option(help="Views of an object (pack.num_views).")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of a view in pixels (pack.image_size).")] = None,
     jobs: JobsOption = 1,
     on_error: OnErrorOption = OnError.fail,
     force: ForceOption = False,
@@ -60,7 +70,12 @@ def command(
     """
     from ddclip_cli import console
     from ddclip_cli.data.pack import pack_store
+    from ddclip_cli.recipe import load_recipe
 
+    given = [
+        f"pack.{key}={value}" for key, value in (("num_views", num_views), ("image_size", size)) if value is not None
+    ]
+    settings = load_recipe(recipe, [*(set_ or []), *given]).pack
     packed = pack_store(
         renders,
         out,
@@ -68,14 +83,13 @@ def command(
         ids=ids,
         supplement=supplement,
         supplement_ids=supplement_ids,
-        num_views=num_views,
-        image_size=size,
+        **settings.model_dump(),
         jobs=jobs,
         on_error=on_error.value,
         force=force,
     )
     result: dict[str, object] = {"store": str(out), "layout": packed.layout}
-    result |= {"objects": len(packed.object_ids), "views": num_views, "size": size}
+    result |= {"objects": len(packed.object_ids), "views": settings.num_views, "size": settings.image_size}
     if as_json:
         console.print_json(result | {"skipped": packed.skipped})
     else:

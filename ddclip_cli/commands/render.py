@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from ddclip_cli.commands.options import ForceOption, JobsOption, JsonOption, OnError, OnErrorOption
+from ddclip_cli.commands.options import (
+    ForceOption,
+    JobsOption,
+    JsonOption,
+    OnError,
+    OnErrorOption,
+    RecipeOption,
+    SetOption,
+)
 
 
 class CameraName(str, Enum):
@@ -25,23 +33,26 @@ def command(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="RENDERS", help="Folder of one folder an object.", show_default=False)
     ],
-    num_views: Annotated[int, typer.Option("--num-views", min=1, max=1000, help="Views of an object.")] = 12,
-    size: Annotated[int, typer.Option("--size", min=16, max=2048, help="Side of a view in pixels.")] = 512,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, other cameras.")] = 0,
+    recipe: RecipeOption = "four",
+    set_: SetOption = None,
+    num_views: Annotated[int | None, typer.Option(help="Views of an object (render.num_views).")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of a view in pixels (render.image_size).")] = None,
     camera: Annotated[
-        CameraName, typer.Option(help="Random over the whole sphere as Zero123 has it, once around, or even.")
-    ] = CameraName.zero123,
+        CameraName | None, typer.Option(help="Random over the sphere, once around, or even (render.camera).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed, other cameras (render.seed).")] = None,
     jobs: JobsOption = 1,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where triangles are drawn.")] = "cpu",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where views are drawn.")] = "cpu",
     on_error: OnErrorOption = OnError.fail,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Render meshes to views with transparent background.
 
-    Reads .glb .gltf .obj .ply .stl .off .dae .3mf; needs no display. Writes RENDERS/OBJECT/000.png and 000.npy (its
-    camera) and so on, which pack-h5 takes as they are; OBJECT is the mesh's file name without suffix. The same command
-    again goes on where it was.
+    Reads .glb .gltf .obj .ply .stl .off .dae .3mf; needs no display.
+    Writes RENDERS/OBJECT/000.png, 000.npy (its camera) and so on, for pack-h5;
+    OBJECT is the mesh's file name without its suffix.
+    The same command again goes on where it was.
 
     Examples:
     \b
@@ -51,15 +62,17 @@ def command(
     from ddclip_cli import console
     from ddclip_cli.errors import UserError
     from ddclip_cli.model.device import choose_device
+    from ddclip_cli.recipe import load_recipe
     from ddclip_cli.render.folder import render_folder
+
+    shorthands = {"num_views": num_views, "image_size": size, "camera": camera and camera.value, "seed": seed}
+    given = [f"render.{key}={value}" for key, value in shorthands.items() if value is not None]
+    settings = load_recipe(recipe, [*(set_ or []), *given]).render
 
     result = render_folder(
         meshes,
         out,
-        num_views=num_views,
-        image_size=size,
-        seed=seed,
-        camera=camera.value,
+        **settings.model_dump(),
         jobs=jobs,
         device=str(choose_device(device)),
         force=force,

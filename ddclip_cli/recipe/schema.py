@@ -40,6 +40,21 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class RenderSection(Section):
+    num_views: Annotated[int, Field(ge=1, le=1000)] = 12
+    image_size: Annotated[int, Field(ge=16, le=2048)] = 512
+    """Side of a view in pixels."""
+    camera: Literal["zero123", "ring", "sphere"] = "zero123"
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the cameras, together with the object id."""
+
+
+class PackSection(Section):
+    num_views: PositiveInt = 12
+    image_size: Annotated[int, Field(ge=1, le=4096)] = 224
+    """Side of a view in pixels."""
+
+
 class ModelSection(Section):
     backbone: Text = "ViT-B-32"
     """An open_clip model name, or the path of an open_clip config JSON."""
@@ -127,6 +142,8 @@ class RetrieveSection(Section):
 
 class Recipe(Section):
     seed: NonNegativeInt = 123
+    render: RenderSection = RenderSection()
+    pack: PackSection = PackSection()
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     train: TrainSection = TrainSection()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +13,8 @@ import torch
 from PIL import Image
 
 from ddclip_cli import console, files
-from ddclip_cli.data.ordered_pool import in_order
 from ddclip_cli.errors import UsageError, UserError
+from ddclip_cli.ordered_pool import in_order
 from ddclip_cli.render.camera import Camera
 from ddclip_cli.render.renderer import poses_of, render_scene
 from ddclip_cli.render.scene import MESH_SUFFIXES, load_scene
@@ -39,6 +41,9 @@ class _Task:
     camera: Camera
     device: str
 
+    def poses(self) -> np.ndarray:
+        return poses_of(self.folder.name, num_views=self.num_views, seed=self.seed, camera=self.camera)
+
 
 def render_folder(
     sources: Sequence[str | Path],
@@ -55,16 +60,22 @@ def render_folder(
     """Render mesh files, and all those in folders, to `out`; a folder of an object appears when it is complete.
 
     Objects that `out` has already are kept, unless `force`. A mesh that cannot be rendered is reported, not raised.
-    Raises UserError if there is no mesh at all, or if two files have one object id.
+    Raises UserError if there is no mesh at all, if two files have one object id, or if `out` has other views.
     """
     meshes = find_meshes(sources)
     out = Path(out)
-    result = Rendered(kept=[] if force else [object_id for object_id in meshes if (out / object_id).is_dir()])
-    kept = set(result.kept)
-    todo = {object_id: mesh for object_id, mesh in meshes.items() if object_id not in kept}
-    tasks = [_Task(mesh, out / name, num_views, image_size, seed, camera, device) for name, mesh in todo.items()]
-    reasons = in_order(_render_one, tasks, jobs=min(jobs, max(1, len(tasks))))
-    for object_id, reason in zip(todo, console.progress(reasons, total=len(todo), label="render"), strict=True):
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: give a folder as --out")
+    tasks = {
+        object_id: _Task(mesh, out / object_id, num_views, image_size, seed, camera, device)
+        for object_id, mesh in meshes.items()
+    }
+    result = Rendered(kept=[] if force else [object_id for object_id, task in tasks.items() if task.folder.is_dir()])
+    for object_id in result.kept:
+        _check_same(tasks.pop(object_id))
+    _remove_leftovers(out, tasks)
+    reasons = in_order(_render_one, tasks.values(), jobs=min(jobs, max(1, len(tasks))))
+    for object_id, reason in zip(tasks, console.progress(reasons, total=len(tasks), label="render"), strict=True):
         if reason is None:
             result.done.append(object_id)
         else:
@@ -79,7 +90,9 @@ def find_meshes(sources: Iterable[str | Path]) -> dict[str, Path]:
     for source in map(Path, sources):
         if not source.exists():
             raise UserError(f"{source}: no such file or folder")
-        found = [p for p in source.rglob("*") if p.suffix.lower() in MESH_SUFFIXES] if source.is_dir() else [source]
+        found = [source]
+        if source.is_dir():  # hidden files are what other programs left there
+            found = [p for p in source.rglob("[!.]*") if p.suffix.lower() in MESH_SUFFIXES and p.is_file()]
         if not found:
             raise UserError(f"{source}: holds no mesh ({', '.join(MESH_SUFFIXES)})")
         for mesh in found:
@@ -89,14 +102,39 @@ def find_meshes(sources: Iterable[str | Path]) -> dict[str, Path]:
     return dict(sorted(meshes.items()))
 
 
+def _check_same(task: _Task) -> None:
+    """Raise UserError if the folder that is there holds views of another number, size or camera."""
+    other = UserError(f"{task.folder} holds other views than asked for now: choose another --out, or --force")
+    poses = task.poses()
+    try:
+        with Image.open(task.folder / "000.png") as first:
+            same = first.size == (task.image_size, task.image_size)
+        same &= np.allclose(np.load(task.folder / f"{len(poses) - 1:03d}.npy"), poses[-1], rtol=0, atol=1e-9)
+    except (OSError, ValueError):
+        raise other from None
+    if not same or (task.folder / f"{len(poses):03d}.png").exists():
+        raise other
+
+
+def _remove_leftovers(out: Path, object_ids: Iterable[str]) -> None:
+    """Remove what a killed run left of the objects that are now rendered (see `files.writing`)."""
+    wanted = set(object_ids)
+    for folder in out.iterdir() if out.is_dir() else ():
+        unfinished = re.fullmatch(r"\.(.+)\.\d+\.(partial|old)", folder.name)
+        if unfinished and unfinished[1] in wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _render_one(task: _Task) -> str | None:
     """Render one mesh; the reason why not, if it cannot be."""
     torch.set_num_threads(1)  # the other cores have objects of their own
     try:
-        poses = poses_of(task.mesh.stem, num_views=task.num_views, seed=task.seed, camera=task.camera)
+        poses = task.poses()
         views = render_scene(load_scene(task.mesh), poses, image_size=task.image_size, device=task.device)
     except UserError as error:
         return str(error)
+    except (MemoryError, RuntimeError) as error:  # the memory of the machine or of its GPU
+        return f"{task.mesh}: cannot be drawn ({str(error).split(chr(10))[0] or type(error).__name__})"
     with files.writing(task.folder, durable=False) as partial:
         partial.mkdir()
         for number, (view, pose) in enumerate(zip(views, poses, strict=True)):

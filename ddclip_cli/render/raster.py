@@ -25,7 +25,7 @@ def project(points: Tensor, world_to_camera: Tensor, focal: float, size: int) ->
 
 
 def rasterize(points: Tensor, faces: Tensor, size: int) -> Tensor:
-    """Projected points (F, V, 3) float32 and faces (T, 3) int64 -> keys (F, size, size) int64, `EMPTY` where nothing is."""
+    """Points (F, V, 3) float32 of `project`, faces (T, 3) int64 -> keys (F, size, size) int64, `EMPTY` for nothing."""
     keys = torch.full((len(points), size * size), EMPTY, dtype=torch.int64, device=points.device)
     together = max(1, MAX_TRIANGLES // max(1, len(faces)))  # views at a time
     for views, part in zip(points.split(together), keys.split(together), strict=True):

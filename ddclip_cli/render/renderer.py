@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def render_scene(scene: Scene, poses: np.ndarray, *, image_size: int, device: st
     samples[seen] = F.pad(shade(surface, shadows, triangle, weights, eyes[view]), (0, 1), value=1.0)
 
     grid = samples.view(len(poses), image_size, SAMPLES, image_size, SAMPLES, 4)
-    mean = sum(grid[:, :, i, :, j] for i in range(SAMPLES) for j in range(SAMPLES)) / SAMPLES**2
+    mean = reduce(torch.add, [grid[:, :, i, :, j] for i in range(SAMPLES) for j in range(SAMPLES)]) / SAMPLES**2
     alpha = mean[..., 3:]  # the colour is premultiplied by it here
     rgb = mean[..., :3] / alpha.clamp(min=1 / SAMPLES**2)
     return (torch.cat([rgb, alpha], dim=-1) * 255 + 0.5).to(torch.uint8).cpu().numpy()
@@ -74,7 +75,11 @@ def _barycentric(corners: Tensor, x: Tensor, y: Tensor) -> Tensor:
     cx, cy, w = corners.unbind(-1)
     dx, dy = cx - x[:, None], cy - y[:, None]
     area = torch.stack(
-        [dx[:, 1] * dy[:, 2] - dx[:, 2] * dy[:, 1], dx[:, 2] * dy[:, 0] - dx[:, 0] * dy[:, 2], dx[:, 0] * dy[:, 1] - dx[:, 1] * dy[:, 0]],
+        [
+            dx[:, 1] * dy[:, 2] - dx[:, 2] * dy[:, 1],
+            dx[:, 2] * dy[:, 0] - dx[:, 0] * dy[:, 2],
+            dx[:, 0] * dy[:, 1] - dx[:, 1] * dy[:, 0],
+        ],
         dim=1,
     )
     total = area.sum(1, keepdim=True)

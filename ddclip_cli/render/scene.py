@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ddclip_cli import console
 from ddclip_cli.errors import UserError
+from ddclip_cli.render.materials import Textures, surface_of, to_linear, without_shared_corners
+from ddclip_cli.render.outside import MAX_BYTES, FilesBeside, check_archive, check_gltf, check_off, check_triangles
 
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off", ".dae", ".3mf")
 Y_UP = (".glb", ".gltf", ".obj", ".dae")
-MAX_TEXTURE = 1024  # pixels a side; larger ones are reduced first
-GREY = (0.5, 0.5, 0.5, 1.0)  # sRGB, for files that say nothing
+GLTF = (".glb", ".gltf")
 
 
 @dataclass(frozen=True)
@@ -34,102 +34,94 @@ class Scene:
 
 
 def load_scene(path: str | Path) -> Scene:
-    """Read a mesh file. Raises UserError if it is not one, is empty or has no extent."""
+    """Read a mesh file. Raises UserError if it is not one, is empty, has no extent or is too large."""
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in MESH_SUFFIXES:
         raise UserError(f"{path}: not a mesh format that is read here ({', '.join(MESH_SUFFIXES)})")
     if not path.is_file():
         raise UserError(f"{path}: no such mesh file")
+    if path.stat().st_size > MAX_BYTES:
+        raise UserError(f"{path}: is larger than {MAX_BYTES >> 30} GiB: simplify it")
     return scene_from_bytes(path.read_bytes(), suffix, name=str(path), folder=path.parent)
 
 
 def scene_from_bytes(data: bytes, suffix: str, *, name: str, folder: Path | None = None) -> Scene:
-    """The scene in the bytes of a mesh file; `folder` is where the files that it names are looked for."""
+    """The scene in the bytes of a mesh file; `folder` is where the files that it names are looked for.
+
+    What is drawn otherwise than the file says is warned of in one sentence.
+    """
     import trimesh
 
     logging.getLogger("trimesh").setLevel(logging.CRITICAL)
-    resolver = trimesh.resolvers.FilePathResolver(str(folder)) if folder else None
+    if not data:
+        raise UserError(f"{name}: is empty")
+    files, textures, notes = FilesBeside(folder, name), Textures(name), []
     try:
+        if suffix in GLTF:
+            notes += check_gltf(data, suffix, files)
+        elif suffix == ".3mf":
+            check_archive(data, name)
+        resolver: Any = files  # has the methods of trimesh's own resolvers
         loaded = trimesh.load_scene(io.BytesIO(data), file_type=suffix.lstrip("."), resolver=resolver, process=False)
+        if files.refused:
+            raise files.refused
+        nodes = [(matrix, loaded.geometry[mesh]) for matrix, mesh in map(loaded.graph.get, loaded.graph.nodes_geometry)]
+        triangles = sum(len(_faces(mesh)) for _, mesh in nodes)
+        check_triangles(triangles, name)
+        if suffix == ".off":
+            check_off(data, triangles, name)
+        parts = [_part(mesh, matrix, textures, gltf=suffix in GLTF) for matrix, mesh in nodes if len(_faces(mesh))]
+    except ImportError as error:
+        raise UserError(f"{name}: {suffix} files need a package more: pip install {error.name}") from error
+    except UserError as error:
+        raise files.refused or error from error
     except Exception as error:  # every loader has exceptions of its own
-        raise UserError(f"{name}: cannot be read as a {suffix} mesh ({type(error).__name__}: {error})") from error
-    parts = [_part(loaded, node, name) for node in loaded.graph.nodes_geometry]
-    parts = [part for part in parts if part is not None]
+        why = str(error).split("\n")[0] or type(error).__name__
+        raise files.refused or UserError(f"{name}: cannot be read as a {suffix} mesh ({why})") from error
     if not parts:
         raise UserError(f"{name}: holds no triangles")
-    return _join(parts, y_up=suffix in Y_UP, name=name)
+    scene = _join(parts, textures, y_up=suffix in Y_UP, name=name)
+    notes += [f"{lost!r} is missing or unreadable, drawn without" for lost in dict.fromkeys(files.lost)]
+    notes += sorted(textures.notes)
+    if notes:
+        console.warn(f"{name}: {'; '.join(notes)}")
+    return scene
 
 
-def _part(loaded: Any, node: str, name: str) -> dict[str, Any] | None:
+def _faces(mesh: Any) -> np.ndarray:
+    """(T, 3) int64; lines and points have none."""
+    return np.asarray(getattr(mesh, "faces", ()), dtype=np.int64).reshape(-1, 3)
+
+
+def _part(mesh: Any, matrix: np.ndarray, textures: Textures, *, gltf: bool) -> dict[str, np.ndarray]:
     """Triangles of one node of the scene graph, in world axes."""
-    matrix, geometry_name = loaded.graph[node]
-    mesh = loaded.geometry[geometry_name]
-    faces = np.asarray(getattr(mesh, "faces", ()), dtype=np.int64).reshape(-1, 3)
-    if not len(faces):
-        return None
-    vertices = np.asarray(mesh.vertices, dtype=np.float64)
-    if not np.isfinite(vertices).all() or faces.min() < 0 or faces.max() >= len(vertices):
-        raise UserError(f"{name}: has vertices that are not finite, or triangles of vertices that are not there")
+    faces, vertices = _faces(mesh), np.asarray(mesh.vertices, dtype=np.float64)
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise ValueError("triangles of vertices that are not there")
     normals = np.zeros_like(vertices)
     if "vertex_normals" in mesh._cache.cache:  # those of the file; trimesh would make up its own
         normals = np.asarray(mesh.vertex_normals) @ np.linalg.pinv(matrix[:3, :3])
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    colour, uv, texture = _surface(mesh, len(vertices))
+    if mesh.visual.kind == "face":  # a corner cannot have the colours of two faces
+        corners, srgb = without_shared_corners(mesh)
+        vertices, normals, faces = vertices[corners], normals[corners], np.arange(len(corners)).reshape(-1, 3)
+        colours, uv, texture = to_linear(srgb), np.zeros((len(corners), 2)), -1
+    else:
+        colours, uv, texture = surface_of(mesh, textures, gltf=gltf)
+    with np.errstate(invalid="ignore"):  # what is not finite is found when all parts are joined
+        vertices = vertices @ matrix[:3, :3].T + matrix[:3, 3]
     return {
-        "vertices": vertices @ matrix[:3, :3].T + matrix[:3, 3],
+        "vertices": vertices,
         "faces": faces,
         "normals": normals,
-        "colours": colour,
+        "colours": colours,
         "uv": uv,
-        "texture": texture,
+        "texture": np.full(len(faces), texture, dtype=np.int64),
     }
 
 
-def _surface(mesh: Any, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Linear colours (V, 3), texture coordinates (V, 2) and the texture (H, W, 3) uint8 sRGB of a mesh."""
-    visual = mesh.visual
-    uv = np.zeros((count, 2))
-    if visual.kind == "vertex" or visual.kind == "face":
-        colours = np.asarray(visual.vertex_colors, dtype=np.float64)[:, :3] / 255
-        return colours if visual.kind == "vertex" and _is_gltf(mesh) else to_linear(colours), uv, None
-    material = getattr(visual, "material", None)
-    factor, picture = to_linear(np.array(GREY[:3])), None
-    if hasattr(material, "baseColorFactor"):
-        base = material.baseColorFactor
-        factor = np.ones(3) if base is None else _unit(base)[:3]
-        picture = material.baseColorTexture
-    elif material is not None:
-        picture = getattr(material, "image", None)
-        diffuse = getattr(material, "diffuse", None)
-        if picture is not None:
-            factor = np.ones(3)
-        elif diffuse is not None:
-            factor = to_linear(_unit(diffuse)[:3])
-    if picture is None or getattr(visual, "uv", None) is None:
-        return np.tile(factor, (count, 1)), uv, None
-    if max(picture.size) > MAX_TEXTURE:
-        picture = picture.copy()
-        picture.thumbnail((MAX_TEXTURE, MAX_TEXTURE), Image.Resampling.BOX)
-    return np.tile(factor, (count, 1)), np.asarray(visual.uv, dtype=np.float64)[:, :2], np.asarray(picture.convert("RGB"))
-
-
-def _is_gltf(mesh: Any) -> bool:
-    return str(mesh.metadata.get("file_type", "")) in ("glb", "gltf")
-
-
-def _unit(colour: Any) -> np.ndarray:
-    """trimesh keeps some colours as bytes and some as fractions."""
-    colour = np.asarray(colour)
-    return colour / 255 if colour.dtype.kind in "ui" else colour.astype(np.float64)
-
-
-def to_linear(srgb: np.ndarray) -> np.ndarray:
-    """sRGB values in [0, 1] as linear light (IEC 61966-2-1)."""
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-
-
-def _join(parts: list[dict[str, Any]], *, y_up: bool, name: str) -> Scene:
+def _join(parts: list[dict[str, np.ndarray]], textures: Textures, *, y_up: bool, name: str) -> Scene:
     vertices = np.concatenate([part["vertices"] for part in parts])
     normals = np.concatenate([part["normals"] for part in parts])
     if y_up:  # (x, y, z) -> (x, -z, y)
@@ -138,24 +130,18 @@ def _join(parts: list[dict[str, Any]], *, y_up: bool, name: str) -> Scene:
     faces = np.concatenate([part["faces"] + offset for part, offset in zip(parts, offsets, strict=True)])
     low, high = vertices[faces.ravel()].min(0), vertices[faces.ravel()].max(0)
     longest = float((high - low).max())
+    if not np.isfinite(longest):
+        raise UserError(f"{name}: has vertices that are not finite numbers")
     if not longest > 0:
         raise UserError(f"{name}: its bounding box has no extent")
-    textures: list[np.ndarray] = []
-    texture = []
-    for part in parts:
-        index = -1
-        if part["texture"] is not None:
-            index = len(textures)
-            textures.append(part["texture"])
-        texture.append(np.full(len(part["faces"]), index, dtype=np.int64))
-    if any(np.isnan(part["uv"]).any() for part in parts):
-        console.warn(f"{name}: some texture coordinates are not numbers and are taken as 0")
+    if not all(np.isfinite(part["uv"]).all() for part in parts):
+        textures.notes.add("texture coordinates that are not finite are taken as 0")
     return Scene(
         vertices=((vertices - (low + high) / 2) / longest).astype(np.float32),
         faces=faces,
         normals=normals.astype(np.float32),
         colours=np.concatenate([part["colours"] for part in parts]).astype(np.float32),
-        uv=np.nan_to_num(np.concatenate([part["uv"] for part in parts])).astype(np.float32),
-        texture=np.concatenate(texture),
-        textures=textures,
+        uv=np.nan_to_num(np.concatenate([part["uv"] for part in parts]), posinf=0.0, neginf=0.0).astype(np.float32),
+        texture=np.concatenate([part["texture"] for part in parts]),
+        textures=textures.pictures,
     )

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ddclip_cli.render.camera import look_at_origin
+from ddclip_cli.render.materials import to_linear
 from ddclip_cli.render.raster import inverse_depth_of, project, rasterize
-from ddclip_cli.render.scene import Scene, to_linear
+from ddclip_cli.render.scene import Scene
 
 LIGHT = (4.08, 1.0, 5.9)
 KEY = 25.33  # a lamp of 1000 W: P / (4 pi^2), divided by the squared distance at each point
