@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 import typer
 
@@ -61,7 +67,14 @@ for panel, commands in COMMANDS.items():
 
 
 def main() -> None:
-    """Run the command line; every ending has its exit code: 0, 1 failed, 2 usage or recipe, 130 interrupted."""
+    """Run the command line; every ending has its exit code: 0, 1 failed, 2 usage or recipe, 130 and 143 by a signal."""
+    with _unwinding():
+        code = _run()
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command line, say what went wrong if anything did, and return the exit code."""
     try:
         code = app(standalone_mode=False)
         if code == 130:  # Typer made this of a KeyboardInterrupt
@@ -78,7 +91,35 @@ def main() -> None:
             raise
         code, message = _explain(error)
         console.log(f"error: {message}")
-    sys.exit(code or 0)
+    return code or 0
+
+
+@contextmanager
+def _unwinding() -> Iterator[None]:
+    """Let SIGTERM unwind as Ctrl-C does, so that nothing half-written stays."""
+    before, hook = signal.signal(signal.SIGTERM, _terminate), sys.unraisablehook
+    sys.unraisablehook = _send_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, _frame: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one, as `timeout` sends, must not cut that short
+    sys.exit(128 + number)
+
+
+def _send_again(ignored: Any) -> None:
+    """Python drops what is raised in a weak reference's callback, even for a signal: then send the signal once more."""
+    number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(ignored.exc_type)
+    if number is None:
+        sys.__unraisablehook__(ignored)
+        return
+    if number == signal.SIGTERM:
+        signal.signal(number, _terminate)
+    threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
 
 
 def _explain(error: Exception) -> tuple[int, str]:
@@ -91,5 +132,7 @@ def _explain(error: Exception) -> tuple[int, str]:
     if type(error).__name__ == "Abort":
         return 130, "interrupted"
     if isinstance(error, OSError) and error.errno is not None:
-        return 1, f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+        sentence = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return 1, f"{sentence}: make room, or choose another --out" if full else sentence
     return 1, f"{type(error).__name__}: {error} (a fault of ddclip; --debug before the command shows where)"

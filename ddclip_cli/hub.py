@@ -13,4 +13,3 @@ OFFICIAL_CHECKPOINTS = {
 """Name -> file in MODEL_REPO. All three: a ViT-B-32 with cross-view attention from block 6."""
 
 CHECKPOINT_SIZE = "about 600 MB"
-EMBEDDINGS_SIZE = "about 800 MB"

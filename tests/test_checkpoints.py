@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import zipfile
 
 import pytest
@@ -112,6 +113,21 @@ def test_a_failed_save_keeps_the_older_checkpoint(tiny_model, folder, tmp_path):
         tiny_model.logit_scale.add_(1)
     with pytest.raises(TypeError):
         save_checkpoint(tiny_model, folder, recipe={"seed": object()})
+    assert load_model(folder, **ON_CPU).fingerprint == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "tiny.json"]
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_the_older_checkpoint(tiny_model, folder, tmp_path):
+    before = tiny_model.fingerprint
+    with torch.no_grad():
+        tiny_model.logit_scale.add_(1)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, limit[1]))
+    try:
+        with pytest.raises(UserError, match=r"checkpoint could not be written \(.*\): make room, or choose another"):
+            save_checkpoint(tiny_model, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert load_model(folder, **ON_CPU).fingerprint == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "tiny.json"]
 

@@ -24,7 +24,6 @@ from ddclip_cli.data.catalogue import (
     Source,
     find_items,
     readable,
-    size_of,
 )
 from ddclip_cli.data.download import download
 from ddclip_cli.data.remote import TransferError, describe
@@ -445,7 +444,6 @@ def test_sizes_for_people() -> None:
         "1.5 GB",
         "1000 TB",
     ]
-    assert size_of("checkpoint") == 600_000_000
 
 
 def test_the_catalogue_needs_nothing_heavy() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import shutil
 
 import h5py
@@ -89,10 +90,11 @@ def test_the_reference_can_read_ours(model, store, tmp_path):
 
 
 def test_existing_output_is_kept(model, store, tmp_path):
-    (tmp_path / "emb.h5").write_text("precious")
-    with pytest.raises(UserError, match="--force"):
-        embed_store(model, store, tmp_path / "emb.h5", num_views=4)
-    assert (tmp_path / "emb.h5").read_text() == "precious"
+    for name in ("emb_model_to_idx.json", "emb.h5"):  # the rows may be those of another store
+        (tmp_path / name).write_text("precious")
+        with pytest.raises(UserError, match=f"{name} exists already.*--force"):
+            embed_store(model, store, tmp_path / "emb.h5", num_views=4)
+        assert (tmp_path / name).read_text() == "precious"
     embed_store(model, store, tmp_path / "emb.h5", num_views=4, force=True)
     assert len(ShapeEmbeddings(tmp_path / "emb.h5")) == 5
 
@@ -103,6 +105,18 @@ def test_failure_leaves_nothing_half_written(store, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="white-couch-000001 is not finite"):
         embed_store(broken, store, tmp_path / "out" / "emb.h5", num_views=4)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(model, store, tmp_path):
+    (tmp_path / "out").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"emb\.h5 could not be written .* make room"):
+            embed_store(model, store, tmp_path / "out" / "emb.h5", num_views=4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -315,7 +315,7 @@ def test_command_prints_json_with_recipe_and_fingerprint(workplace, model):
     assert report["recipe"]["eval"]["seed"] == 9
     assert report["recipe"]["eval"]["crop"] == "none"
     assert list(report["views"]) == ["1", "5"]
-    assert report["objects"] == 4
+    assert (report["objects"], report["limit"]) == (4, 4)
     assert run("eval-lvis", *arguments).out == result.out  # same seed, same numbers
 
 
@@ -328,6 +328,7 @@ def test_command_with_a_store_and_checkpoint_of_ones_own(workplace, tmp_path):
     assert result.code == 0, result.err
     report = json.loads(result.out)
     assert report["objects"] == 3
+    assert report["limit"] is None
     assert len(report["missing"]) == 8
     assert report["recipe"]["eval"]["store"] == str(own)
     assert report["recipe"]["model"]["checkpoint"] == str(checkpoint)
@@ -352,6 +353,15 @@ def test_command_names_all_that_is_missing_in_one_sentence(tmp_path, monkeypatch
     elsewhere = run("eval-lvis", "--data-dir", "other", "--checkpoint", "nowhere/at-all")
     assert "`ddclip download lvis --data-dir other`" in elsewhere.err
     assert "nowhere/at-all (check the path)" in elsewhere.err
+
+
+def test_command_names_the_demo_for_the_sample(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    monkeypatch.setattr("ddclip_cli.shipped.ASSETS", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    result = run("eval-lvis", "--recipe", "sample")
+    assert result.code == 1
+    assert result.err.endswith("; `ddclip demo` makes the sample's files: then add --data-dir demo\n")
 
 
 @pytest.mark.parametrize("arguments", [["--views", "zero"], ["--views", "0"], ["--runs", "0"], ["eval.vews=1"]])

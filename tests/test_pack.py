@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import run
 
 from ddclip_cli.data import pictures
 from ddclip_cli.data.pack import pack_store
@@ -110,6 +111,18 @@ def test_mvimgnet_is_packed_byte_for_byte(tmp_path, capfd):
         folder = next(FORMATS.glob(f"mvimgnet_raw/mvi_*/{class_id}/{name}/images"))
         for view, file_name in zip(views, EXPECTED["mvimgnet_files"][object_id], strict=True):
             assert np.array_equal(view, pictures.read_video_frame(folder / file_name, 224))
+
+
+def test_the_store_says_what_made_it(tmp_path):
+    root = make_renders(tmp_path / "r")
+    (root / "object-1" / "001.png").unlink()
+    recipe = {"pack": {"num_views": 2, "image_size": 16}}
+    pack_small(root, tmp_path / "core.h5", on_error="skip", recipe=recipe)
+    ended = run("pack-h5", root, "--out", tmp_path / "s.h5", "--num-views", 2, "--size", 16, "--on-error", "skip")
+    assert ended.code == 0, ended.err
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert json.loads(file.attrs["made_by"]) == {"layout": "zero123", "recipe": recipe}
+    assert sha256(tmp_path / "s.h5") == sha256(tmp_path / "core.h5")
 
 
 def test_the_lookup_equals_the_reference_formula():
@@ -244,9 +257,12 @@ def test_a_supplement_that_does_not_fit(tmp_path):
 
 def test_an_output_that_exists_needs_force(tmp_path):
     root = make_renders(tmp_path / "r")
+    for mine in (tmp_path / "s.h5", tmp_path / "s_model_to_idx.json"):  # the second may be that of another store
+        mine.write_text("mine")
+        says(lambda: pack_small(root, tmp_path / "s.h5"), f"{mine} exists already", "--force")
+        assert mine.read_text() == "mine"
+        mine.unlink()
     (tmp_path / "s.h5").write_text("mine")
-    says(lambda: pack_small(root, tmp_path / "s.h5"), "exists already", "--force")
-    assert (tmp_path / "s.h5").read_text() == "mine"
     pack_small(root, tmp_path / "s.h5", force=True)
     assert len(ViewStore(tmp_path / "s.h5")) == 3
 
@@ -281,13 +297,25 @@ def test_a_disk_that_fills_up(tmp_path, limit):
     assert nothing_left(tmp_path / "out")
 
 
+def test_what_a_killed_run_left_is_removed_before_there_is_too_little_space(tmp_path, monkeypatch):
+    root = make_renders(tmp_path / "r")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f".s.h5.{os.getpid()}.partial").write_text("half")
+    room = lambda path: shutil._ntuple_diskusage(10**9, 10**9, 0 if os.listdir(tmp_path / "out") else 10**9)  # noqa: E731
+    monkeypatch.setattr(shutil, "disk_usage", room)
+    pack_small(root, tmp_path / "out" / "s.h5")
+    assert sorted(os.listdir(tmp_path / "out")) == ["s.h5", "s_model_to_idx.json"]
+
+
 # --- ended from outside ------------------------------------------------------------------------------------------
 
 RUN = """
 import sys
-from ddclip_cli.data import pack
+from ddclip_cli import app
 if __name__ == "__main__":
-    pack.pack_store(sys.argv[1], sys.argv[2], num_views=2, image_size=512, jobs=2)
+    options = "--num-views 2 --size 512 --jobs 2"
+    sys.argv = ["ddclip", "pack-h5", sys.argv[1], "--out", sys.argv[2], *options.split()]
+    app.main()
 """
 
 
@@ -301,18 +329,18 @@ def test_a_run_that_is_ended_leaves_no_store_and_no_worker(tmp_path, how):
     out = tmp_path / "out" / "s.h5"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, str(tmp_path / "run.py"), str(root), str(out)]
-    run = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         wait_for(lambda: any(path.stat().st_size for path in out.parent.iterdir()))
-        run.send_signal(how)
-        assert run.wait(timeout=120) != 0
+        process.send_signal(how)
+        assert process.wait(timeout=120) != 0
         assert not out.exists()
         if how == signal.SIGINT:
             assert nothing_left(out.parent)
-        wait_for(lambda: not group_is_alive(run.pid))
+        wait_for(lambda: not group_is_alive(process.pid))
     finally:
-        if group_is_alive(run.pid):
-            os.killpg(run.pid, signal.SIGKILL)
+        if group_is_alive(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for(condition, seconds: float = 120) -> None:

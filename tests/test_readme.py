@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,12 @@ def test_make_targets_exist():
 def test_pictures_exist():
     for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
         assert (ROOT / path).is_file()
+
+
+def test_the_python_of_the_readme_runs_without_a_warning():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"tensor\(0\.\d+\)", done.stdout)) == 2
+    assert "arning" not in done.stderr

@@ -18,6 +18,7 @@ from PIL import Image
 from tiny import run
 
 from ddclip_cli.errors import UserError
+from ddclip_cli.recipe import load_recipe
 from ddclip_cli.render import render_mesh
 from ddclip_cli.render.folder import find_meshes, render_folder
 
@@ -62,8 +63,10 @@ def test_finished_objects_are_kept_and_leftovers_removed(tmp_path, meshes):
     out = tmp_path / "out"
     render_folder([meshes / "box.stl"], out, **SMALL)
     before = (out / "box" / "000.png").stat().st_mtime_ns
-    (out / ".ball.12345.partial").mkdir()
-    (out / ".ball.12345.partial" / "000.png").write_text("half")
+    for name in ("ball", "box"):  # of a run that a forced one was
+        leftover = out / f".{name}.{os.getpid()}.partial"
+        leftover.mkdir()
+        (leftover / "000.png").write_text("half")
     result = render_folder([meshes], out, **SMALL)
     assert result.kept == ["box"]
     assert result.done == ["ball", "cone", "quad"]
@@ -128,7 +131,13 @@ def test_rendered_folders_are_packed_as_they_are(tmp_path, meshes):
         assert file["imgs"].shape == (4, 3, 3, 16, 16)
         assert [i.decode() for i in file["ids"]] == ["ball", "box", "cone", "quad"]
         assert file["imgs"][0, 0, :, 0, 0].tolist() == [255, 255, 255]
+    recipe = (out / "recipe.yaml").read_bytes()
+    assert (
+        load_recipe(str(out / "recipe.yaml")).render.model_dump()
+        == load_recipe("four", ["render.num_views=3", "render.image_size=32"]).render.model_dump()
+    )
     again = run("render", meshes, "--out", out, "--num-views", 3, "--size", 32)
+    assert (out / "recipe.yaml").read_bytes() == recipe
     assert again.code == 0
     assert again.out.split()[-4:] == [str(out), "0", "4", "0"]
 
@@ -140,7 +149,7 @@ def test_meshes_that_fail_are_reported_after_the_rest(tmp_path, meshes):
     assert ended.code == 1
     assert "list.glb: cannot be read as a .glb mesh" in ended.err
     assert "error: 1 mesh could not be rendered" in ended.err
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["ball", "box", "cone", "quad"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["ball", "box", "cone", "quad", "recipe.yaml"]
     skipped = run(*arguments, "--on-error", "skip", "--json")
     assert skipped.code == 0
     assert list(json.loads(skipped.out)["failed"]) == ["list"]
@@ -155,7 +164,7 @@ def test_meshes_that_fail_are_reported_after_the_rest(tmp_path, meshes):
         (("gone.glb",), 2, "--out"),
         (("gone.glb", "--out", "r", "--device", "tpu"), 2, "unknown device 'tpu'"),
         (("gone.glb", "--out", "r", "--device", "cuda:99"), 2, "there is no cuda:99 here"),
-        (("gone.glb", "--out", "r", "--num-views", "0"), 2, "--num-views"),
+        (("gone.glb", "--out", "r", "--num-views", "0"), 2, "render.num_views"),
         (("gone.glb", "--out", "r", "--camera", "drone"), 2, "--camera"),
     ],
 )

@@ -190,7 +190,7 @@ def test_command_draws_a_sheet_and_keeps_an_old_one(place, tmp_path):
     assert Image.open(sheet).width > 1000
     again = run("retrieve", "a mug", *options(place), "--sheet", sheet)
     assert again.code == 1
-    assert "--force" in again.err
+    assert "choose another --sheet, or replace it with --force" in again.err
     assert sheet.read_bytes() == first
     assert run("retrieve", "a mug", *options(place), "--sheet", sheet, "--force").code == 0
     assert sheet.read_bytes() != first

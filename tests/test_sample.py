@@ -131,6 +131,13 @@ def test_every_pair_occurs_once_in_each_run_and_held_out_objects_are_others():
     assert train.isdisjoint(thing.object_id for thing in heldout)
 
 
+def test_five_white_couches_are_held_out_whatever_the_seed():
+    for seed in (*range(19), 3000):
+        things = [numbered_object(seed, HELDOUT_FIRST + k) for k in range(575)]
+        for heldout in (292, 575):  # and so for all between
+            assert sum(thing.object_id.startswith("white-couch-") for thing in things[:heldout]) == 5, seed
+
+
 def test_captions_tell_colour_and_category_and_no_attribute_that_is_not_there():
     assert len(CATEGORIES) == 24
     assert len(COLOURS) == 12
@@ -183,6 +190,19 @@ def test_a_library_is_whole_and_an_interrupted_one_ends_with_the_same_bytes(tmp_
     write_library(again, seed=7, train=5, heldout=6)
     assert contents(again) == before
     assert kept.stat().st_mtime_ns == stamp
+
+
+def test_a_run_killed_before_its_first_file_is_continued(tmp_path):
+    for number in (1, os.getpid()):  # of a process that runs, and of one that does no more
+        out = tmp_path / str(number)
+        out.mkdir()
+        (out / f".library.json.{number}.partial").write_text("{")
+        write_library(out, seed=0, train=1, heldout=0)
+        (out / "heldout.csv").unlink()
+        (out / "meshes" / f".lamp.glb.{os.getpid()}.partial").write_text("half")
+        write_library(out, seed=0, train=1, heldout=0)
+        assert len(os.listdir(out / "meshes")) == 1
+    assert [path.name for path in tmp_path.rglob(".*")] == [".library.json.1.partial"]
 
 
 def test_an_output_that_exists_is_refused_and_replaced_with_force(tmp_path):

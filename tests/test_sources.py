@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tiny import DATA, tiny_model
 
-from ddclip_cli.commands.needs import require
+from ddclip_cli.commands.needs import require, sample_hint
 from ddclip_cli.commands.sources import (
     checkpoint_source,
     load_recipe_backbone,
@@ -89,3 +89,33 @@ def test_everything_missing_is_one_sentence(tmp_path, monkeypatch):
     assert f"the checkpoint {OFFICIAL} (`ddclip download checkpoint` brings it, about 600 MB)" in message
     assert "ddclip pack-h5" in message
     assert message.endswith("; or go home")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("Four_1to6F_bs1600_LT7", f"(did you mean the official checkpoint {OFFICIAL}?)"),
+        ("Four_MVPNet_1to6F_bs160_LT6.ckpt", "(did you mean the official checkpoint Four_MVPNet_1to6F_bs1600_LT6?)"),
+        ("runs/Four_1to6F_bs1600_LT7", "(check the path)"),
+        ("best", "(check the path)"),
+    ],
+)
+@pytest.mark.parametrize("of_recipe", [True, False])
+def test_an_official_name_that_is_misspelt(tmp_path, name, advice, of_recipe):
+    recipe = Recipe.model_validate({"model": {"checkpoint": name}})
+    source = checkpoint_source(recipe, None if of_recipe else name, tmp_path)
+    with pytest.raises(UserError) as caught:
+        require(source, data_dir=tmp_path)
+    assert str(caught.value) == f"missing: {source} {advice}"
+
+
+def test_a_checkpoint_that_is_here_may_have_nearly_an_official_name(tmp_path):
+    (tmp_path / "Four_1to6F_bs1600_LT7").mkdir()
+    require(tmp_path / "Four_1to6F_bs1600_LT7", data_dir=tmp_path)
+
+
+def test_the_demo_makes_the_data_of_the_sample_alone(tmp_path):
+    sample = Recipe.model_validate({"model": {"pretrained": "sample:backbone"}})
+    assert "ddclip demo" in (sample_hint(sample, tmp_path / "train.h5", None) or "")
+    assert sample_hint(sample, tmp_path, None) is None
+    assert sample_hint(Recipe(), tmp_path / "train.h5") is None

@@ -227,6 +227,29 @@ def test_a_store_of_the_wrong_form(tmp_path, imgs):
     says(lambda: ViewStore(tmp_path / "s.h5"), "'imgs'", str(imgs.shape))
 
 
+@pytest.mark.parametrize("shape", [(10**16, 12, 3, 224, 224), (1, 1, 3, 2_000_000, 2_000_000)])  # 2**64 bytes and more
+def test_a_store_that_claims_more_than_the_file_can_hold(tmp_path, shape):
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file.create_dataset("imgs", shape, np.uint8, chunks=(1, 1, 3, 8, 8))
+        file["ids"] = ["a"]
+    says(lambda: ViewStore(tmp_path / "s.h5"), "'imgs' claims", "make it again")
+
+
+@pytest.mark.parametrize("options", [{"dtype": h5py.string_dtype(), "chunks": (1024,)}, {"dtype": "S100"}])
+def test_ids_that_claim_more_than_the_file_can_hold(tmp_path, options):
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file.create_dataset("ids", (10**13,), **options)
+    says(lambda: read_ids(tmp_path / "s.h5"), "'ids' claims (10000000000000,)")
+
+
+def test_views_of_an_unlikely_size(tmp_path):
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file["padding"] = np.zeros(100_000, np.uint8)
+        file.create_dataset("imgs", (1, 1, 3, 5000, 5000), np.uint8, chunks=(1, 1, 3, 8, 8))
+        file["ids"] = ["a"]
+    says(lambda: ViewStore(tmp_path / "s.h5"), "5000 pixels", "4096")
+
+
 def test_a_store_without_the_dataset_says_what_it_holds(tmp_path):
     with h5py.File(tmp_path / "s.h5", "w") as file:
         file["img_feat"] = np.zeros((2, 2))

@@ -248,6 +248,28 @@ def test_text_targets_of_the_wrong_form(tmp_path, name, data, word):
     says(lambda: TextTargets(tmp_path / "t.h5"), "t.h5", word)
 
 
+@pytest.mark.parametrize("name", ["features", "kind"])
+def test_text_targets_that_claim_more_than_the_file_can_hold(tmp_path, name):
+    texts = 10**12 if name == "features" else 1_000_000
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        file.create_dataset("features", (texts, 4), np.float16, chunks=(8, 4))
+        file.create_dataset("kind", (texts,), np.uint8, chunks=(8,))
+        file["offsets"] = np.array([0, texts], np.int64)
+        file["ids"] = ["a"]
+    says(lambda: TextTargets(tmp_path / "t.h5"), f"{name!r} claims")
+
+
+def test_targets_know_their_backbone(tiny_model, store, captions, tmp_path):
+    encode_targets(tiny_model, store, captions, tmp_path / "t")
+    path = tmp_path / "t" / "image_embeddings.h5"
+    assert ImageTargets(path).backbone_fingerprint == tiny_model.fingerprint
+    for record in ("{", "[]", 3):
+        with h5py.File(path, "r+") as file:
+            file.attrs["made_by"] = record
+        assert ImageTargets(path).backbone_fingerprint is None
+    assert ImageTargets(FEATURES / "image_embeddings.h5").backbone_fingerprint is None
+
+
 # --- pickles of others -------------------------------------------------------------------------------------------
 
 

@@ -108,6 +108,24 @@ def test_without_evaluation_its_files_are_not_needed(library):
     assert train(library, "--no-eval", "--max-steps", 1).code == 0
 
 
+def test_targets_of_another_backbone_are_warned_of(library):
+    (library / "other").mkdir()
+    save_checkpoint(tiny_model(library / "other", seed=1), library / "other" / "backbone")
+    assert "another backbone" not in train(library, "--no-eval", "--max-steps", 1).err
+    ended = train(library, "--no-eval", "--max-steps", 1, "--force", "model.pretrained=other/backbone")
+    assert ended.code == 0, ended.err
+    assert ended.err.count("image_embeddings.h5 was made by another backbone") == 1
+
+
+def test_the_sample_without_its_data_names_the_demo(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = run("train", "--recipe", "sample")
+    assert ended.code == 1
+    assert "train.h5" in ended.err
+    assert ended.err.endswith("; `ddclip demo` makes the sample's files: then add --data-dir demo\n")
+    assert ended.err.count("\n") == 1
+
+
 def test_extra_data_is_refused_honestly(library):
     recipe = yaml.safe_load((library / "tiny.yaml").read_text())
     recipe["data"]["extra"] = {"store": "a.h5", "image_targets": "b", "text_targets": "c", "batch_size": 2}

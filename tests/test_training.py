@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 
 from ddclip_cli.data.dataset import Batch, ObjectSet
 from ddclip_cli.errors import UsageError, UserError
+from ddclip_cli.model import checkpoints
 from ddclip_cli.model.checkpoints import load_backbone, load_model
 from ddclip_cli.training import checkpointing, loop
 from ddclip_cli.training.loop import train
@@ -265,11 +267,11 @@ def run_and_die(folder: Path, moment: str) -> None:
             kill()
         save(run, trainer, progress, recipe)
 
-    def torch_save_or_die(state, path):
-        if moment == "in the middle of a checkpoint" and "step-00000003" in path.parent.name:
-            path.write_bytes(b"half")
+    def torch_save_or_die(state, file):
+        if moment == "in the middle of a checkpoint" and "step-00000003" in Path(file.name).parent.name:
+            file.write(b"half")
             kill()
-        torch_save(state, path)
+        torch_save(state, file)
 
     def point_best_or_die(run, progress):
         if moment == "between last and best" and progress.step == progress.best_step:
@@ -361,6 +363,31 @@ def test_an_interrupt_keeps_the_last_checkpoint(tmp_path, capsys):
     train(tiny_model(tmp_path), objects(), PLAN, tmp_path / "run", resume=True)
     train(tiny_model(tmp_path), objects(), PLAN, tmp_path / "whole")
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("full", ["model.safetensors", "optimizer.pt"])
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, full, monkeypatch):
+    run = run_whole(tmp_path, "run", max_steps=1)
+    size = (run / "checkpoints" / "last" / full).stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(function):
+        def call(*arguments):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1000, before[1]))
+            try:
+                return function(*arguments)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+        return call
+
+    owner, name = (checkpoints, "save_file") if full == "model.safetensors" else (torch, "save")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, limited(getattr(owner, name)))
+        with pytest.raises(UserError, match=r"step-00000002 could not be written \(.*\): make room, or choose another"):
+            run_whole(tmp_path, "run")
+    assert os.readlink(run / "checkpoints" / "last") == "step-00000001"
+    assert_same_run(run_whole(tmp_path, "whole"), run_whole(tmp_path, "run"))
 
 
 # What a run says and refuses

@@ -54,7 +54,7 @@ def command(
       ddclip eval-lvis --recipe sample --data-dir demo --json eval.crop=none
     """
     from ddclip_cli import console
-    from ddclip_cli.commands.needs import require
+    from ddclip_cli.commands.needs import require, sample_hint
     from ddclip_cli.commands.sources import checkpoint_source, load_recipe_backbone, load_recipe_model, recorded
     from ddclip_cli.recipe import data_path, load_recipe
 
@@ -69,7 +69,8 @@ def command(
     store_path = store or data_path(ev.store, data_dir)
     features_path = None if ev.class_features is None else data_path(ev.class_features, data_dir)
     source = checkpoint_source(settings, checkpoint, data_dir)
-    require(store_path, ids, labels_path, features_path, source, data_dir=data_dir)
+    data = (store_path, ids, labels_path, features_path)
+    require(*data, source, data_dir=data_dir, hint=sample_hint(settings, *data))
 
     from ddclip_cli.data.labels import read_labels
     from ddclip_cli.data.view_store import ViewStore
@@ -98,7 +99,7 @@ def command(
         options = {"model.checkpoint": checkpoint, "eval.store": None if store is None else str(store)}
         document = recorded(settings, options)
         made_by = {"checkpoint": document["model"]["checkpoint"], "fingerprint": model.fingerprint}
-        console.print_json(report | made_by | {"recipe": document})
+        console.print_json(report | made_by | {"limit": limit, "recipe": document})
     else:
         console.log(f"{report['objects']} objects, {report['classes']} classes, mean of runs: {ev.runs}, in percent")
         _print(report)

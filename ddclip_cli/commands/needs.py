@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ddclip_cli.commands.options import DATA_DIR
 from ddclip_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from ddclip_cli.recipe import Recipe
 
 
 def require(*sources: str | Path | None, data_dir: Path = DATA_DIR, hint: str | None = None) -> None:
@@ -16,22 +21,43 @@ def require(*sources: str | Path | None, data_dir: Path = DATA_DIR, hint: str | 
         sources: files and folders; a str is the name of an official checkpoint; None is nothing needed.
         hint: how else to go on, appended to the sentence.
     """
+    parts = []
     missing: dict[tuple[str, str] | None, list[str]] = {}  # (command, size) -> what it brings
     for source in dict.fromkeys(sources):
         if isinstance(source, str) and not _is_cached(source):
             missing.setdefault(_download(f"checkpoint:{source}", data_dir), []).append(f"the checkpoint {source}")
+        elif isinstance(source, Path) and (official := _meant(source, data_dir)):
+            parts.append(f"{source} (did you mean the official checkpoint {official}?)")
         elif isinstance(source, Path) and not source.exists():
             missing.setdefault(_brought_by(source, data_dir), []).append(str(source))
-    if not missing:
-        return
-    parts = []
     for bringer, things in missing.items():
         listed = " and ".join(filter(None, [", ".join(things[:-1]), things[-1]]))
         if bringer is None:
             parts.append(f"{listed} (check the path)")
         else:
             parts.append(f"{listed} (`{bringer[0]}` brings {'it' if len(things) == 1 else 'them'}, {bringer[1]})")
-    raise UserError("missing: " + "; ".join(parts) + (f"; {hint}" if hint else ""))
+    if parts:
+        raise UserError("missing: " + "; ".join([*parts, *filter(None, [hint])]))
+
+
+def sample_hint(recipe: Recipe, *data: Path | None) -> str | None:
+    """What makes the sample's files, if the recipe is the sample's and one of these files of its data is not here."""
+    from ddclip_cli.shipped import SAMPLE
+
+    is_sample = any((name or "").startswith(SAMPLE) for name in (recipe.model.pretrained, recipe.model.checkpoint))
+    if not is_sample or all(path is None or path.exists() for path in data):
+        return None
+    return "`ddclip demo` makes the sample's files: then add --data-dir demo"
+
+
+def _meant(path: Path, data_dir: Path) -> str | None:
+    """The official checkpoint that a bare name almost spells; None for files that are here and for other paths."""
+    from ddclip_cli.hub import OFFICIAL_CHECKPOINTS
+
+    if path.exists() or path.suffix not in ("", ".ckpt") or path.parent not in (Path(), data_dir):
+        return None
+    near = difflib.get_close_matches(path.stem, OFFICIAL_CHECKPOINTS, n=1, cutoff=0.8)
+    return near[0] if near else None
 
 
 def _brought_by(path: Path, data_dir: Path) -> tuple[str, str] | None:

@@ -86,6 +86,7 @@ def command(
         **settings.model_dump(),
         jobs=jobs,
         on_error=on_error.value,
+        recipe={"pack": settings.model_dump(mode="json")},
         force=force,
     )
     result: dict[str, object] = {"store": str(out), "layout": packed.layout}

@@ -52,6 +52,7 @@ def command(
     Reads .glb .gltf .obj .ply .stl .off .dae .3mf; needs no display.
     Writes RENDERS/OBJECT/000.png, 000.npy (its camera) and so on, for pack-h5;
     OBJECT is the mesh's file name without its suffix.
+    RENDERS/recipe.yaml keeps the settings.
     The same command again goes on where it was.
 
     Examples:
@@ -75,6 +76,7 @@ def command(
         **settings.model_dump(),
         jobs=jobs,
         device=str(choose_device(device)),
+        recipe={"render": settings.model_dump(mode="json")},
         force=force,
     )
     summary: dict[str, object] = {"renders": str(out), "rendered": len(result.done), "kept": len(result.kept)}

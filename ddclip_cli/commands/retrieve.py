@@ -62,7 +62,7 @@ def command(
     if sheet is not None:
         if sheet.suffix.lower() != ".png":
             raise UsageError(f"a sheet is a PNG: name --sheet FILE.png, not {sheet}")
-        files.refuse_existing(sheet, force=force)
+        files.refuse_existing(sheet, force=force, option="--sheet")
     index_path = index or data_path(settings.retrieve.index, data_dir)
     source = checkpoint_source(settings, checkpoint, data_dir)
     require(source, index_path, data_dir=data_dir, hint=TRY_THE_SAMPLE if index is None else None)

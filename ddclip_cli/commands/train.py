@@ -21,6 +21,7 @@ from ddclip_cli.commands.options import (
 from ddclip_cli.errors import UsageError, UserError
 
 if TYPE_CHECKING:
+    from ddclip_cli.data.targets import ImageTargets
     from ddclip_cli.model.multiview import MultiViewCLIP
     from ddclip_cli.recipe import Recipe
     from ddclip_cli.training.gate import Evaluation
@@ -58,7 +59,7 @@ def command(
       ddclip train --recipe sample --data-dir demo train.epochs=1 --resume
     """
     from ddclip_cli import console
-    from ddclip_cli.commands.needs import require
+    from ddclip_cli.commands.needs import require, sample_hint
     from ddclip_cli.commands.sources import load_recipe_backbone
     from ddclip_cli.recipe import data_path, load_recipe
 
@@ -73,9 +74,11 @@ def command(
     store, images, texts = (data_path(path, data_dir) for path in (data.store, data.image_targets, data.text_targets))
     ids, listed = (None if path is None else data_path(path, data_dir) for path in (data.ids, data.objects))
     evaluated = [] if no_eval else _evaluation_files(settings, data_dir)
-    lacks_evaluation = not all(path.exists() for path in evaluated)
-    hint = "--no-eval trains without the evaluation's files" if lacks_evaluation else None
-    require(store, ids, listed, images, texts, *evaluated, data_dir=data_dir, hint=hint)
+    needed = (store, ids, listed, images, texts, *evaluated)
+    hint = sample_hint(settings, *needed)
+    if hint is None and not all(path.exists() for path in evaluated):
+        hint = "--no-eval trains without the evaluation's files"
+    require(*needed, data_dir=data_dir, hint=hint)
 
     import torch
 
@@ -86,14 +89,16 @@ def command(
     from ddclip_cli.training.loop import train
     from ddclip_cli.training.plan import TrainingPlan
 
+    image_targets = ImageTargets(images)
     objects = ObjectSet(
         store=ViewStore(store, ids),
-        image_targets=ImageTargets(images),
+        image_targets=image_targets,
         text_targets=TextTargets(texts),
         object_ids=None if listed is None else read_id_list(listed),
     )
     torch.manual_seed(settings.seed)  # for a backbone without pretrained weights
     model = load_recipe_backbone(settings, data_dir, device, "fp32", settings.model.cross_view_from)
+    _compare_backbones(image_targets, model)
     summary = train(
         model,
         objects,
@@ -114,6 +119,19 @@ def command(
         if summary["best_top1"] is not None:
             rows.append(("best top-1", f"{summary['best_top1']:.2f} % (after step {summary['best_step']})"))
         console.print_table(["training", ""], rows)
+
+
+def _compare_backbones(targets: ImageTargets, model: MultiViewCLIP) -> None:
+    """Warn if the targets say that another backbone made them; those who made them averaged the views."""
+    from ddclip_cli.console import warn
+    from ddclip_cli.model.fingerprint import fingerprint
+
+    made_by, own = targets.backbone_fingerprint, fingerprint(model.clip.state_dict(), model.num_blocks)
+    if made_by not in (None, own):
+        warn(
+            f"{targets.path} was made by another backbone ({made_by}) than the one in training ({own}): "
+            "make the targets again (ddclip encode-targets), unless this is meant"
+        )
 
 
 def _evaluation_files(recipe: Recipe, data_dir: Path) -> list[Path]:

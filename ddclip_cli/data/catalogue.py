@@ -224,11 +224,6 @@ def find_items(names: Sequence[str]) -> list[Item]:
     return list(wanted.values())
 
 
-def size_of(name: str) -> int:
-    """Roughly how many bytes an item has; needs no network."""
-    return sum(item.size for item in find_items([name]))
-
-
 def about(size: int) -> str:
     """`about 600 MB`, from bytes."""
     return f"about {readable(size)}"

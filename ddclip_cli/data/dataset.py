@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ddclip_cli.data import view_sampler
-from ddclip_cli.errors import UserError
+from ddclip_cli.errors import UserError, some
 
 
 class Views(Protocol):
@@ -133,9 +133,8 @@ class TrainingData:
         with_text = set(self.text_targets.ids)
         missing = [object_id for object_id in self.object_ids if object_id not in with_text]
         if missing:
-            some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
             raise UserError(
-                f"{len(missing)} of {len(self.object_ids)} objects have no text target: {some}; "
+                f"{len(missing)} of {len(self.object_ids)} objects have no text target: {some(missing)}; "
                 "leave them out of data.objects or make the targets again (ddclip encode-targets)"
             )
 

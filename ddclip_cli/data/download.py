@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 from ddclip_cli import console
 from ddclip_cli.data.catalogue import Item, RemoteFile, about, find_items, readable
+from ddclip_cli.data.disk import free_bytes, nearest_folder
 from ddclip_cli.data.remote import Remote, describe
 from ddclip_cli.data.transfer import bytes_here, fetch, matches
 from ddclip_cli.errors import UserError
@@ -129,12 +129,12 @@ def announce(fetches: Iterable[Fetch], data_dir: str | Path) -> None:
     """Say what will come and how much room there is for it. Raises UserError if it does not fit."""
     needed: dict[int, list[Fetch]] = defaultdict(list)  # by file system
     for job in fetches:
-        needed[_existing(job.destination).stat().st_dev].append(job)
+        needed[nearest_folder(job.destination).stat().st_dev].append(job)
     if not needed:
-        console.log(f"everything is here already; free disk at {data_dir}: {readable(_free(Path(data_dir)))}")
+        console.log(f"everything is here already; free disk at {data_dir}: {readable(free_bytes(Path(data_dir)))}")
     for jobs in needed.values():
         folder = jobs[0].destination.parent
-        missing, free = sum(job.missing for job in jobs), _free(folder)
+        missing, free = sum(job.missing for job in jobs), free_bytes(folder)
         for job in jobs:
             kept = f", {readable(job.size - job.missing)} of it here" if job.missing < job.size else ""
             console.log(f"{job.local.item.name}: {job.local.file.name}, {readable(job.size)}{kept}")
@@ -144,17 +144,6 @@ def announce(fetches: Iterable[Fetch], data_dir: str | Path) -> None:
                 f"{readable(missing)} have to come to {folder}, where {readable(free)} are free: make room,"
                 " or choose another place with --data-dir (data) or HF_HOME (weights)"
             )
-
-
-def _existing(path: Path) -> Path:
-    """The nearest folder of a path that is there."""
-    while not path.exists():
-        path = path.parent
-    return path
-
-
-def _free(folder: Path) -> int:
-    return shutil.disk_usage(_existing(folder)).free
 
 
 def _bring(job: Fetch, revision: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ import h5py
 import numpy as np
 
 from ddclip_cli.errors import UserError
+
+MOST_INFLATED = 2000
+"""Bytes that one byte of a file may stand for: deflate reaches 1032, a chunk that was never written any number."""
 
 
 @contextmanager
@@ -48,6 +52,17 @@ def local_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     if dataset.external or dataset.is_virtual:
         raise elsewhere
     return dataset
+
+
+def read_whole(dataset: h5py.Dataset) -> np.ndarray:
+    """All values of a list in an open file, ids or numbers of up to 8 bytes, if the file can hold so many."""
+    path = dataset.file.filename
+    if _claimed(dataset) > 8 * os.path.getsize(path):
+        raise _claims_too_much(dataset)
+    try:
+        return dataset[()]
+    except OSError:
+        raise _damaged(path, dataset.name) from None
 
 
 class StoredArray:
@@ -104,20 +119,39 @@ class StoredArray:
             for place, row in enumerate(rows):
                 taken[place] = dataset[row]
         except OSError:
-            raise UserError(f"{self.path}: the dataset {self.name!r} is damaged: fetch or make it again") from None
+            raise _damaged(self.path, self.name) from None
         return taken if columns is None else taken[np.arange(len(rows))[:, None], columns]
 
 
 def _offset(dataset: h5py.Dataset) -> int | None:
-    """Where the bytes of a contiguous dataset start, or None if they do not lie in one piece."""
-    if dataset.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
-        return None
-    offset = dataset.id.get_offset()
+    """Where the bytes of a contiguous dataset start, or None if they do not lie in one piece.
+
+    Either way the size that the file claims must be one that it can have.
+    """
+    path = dataset.file.filename
+    is_contiguous = dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
+    offset = dataset.id.get_offset() if is_contiguous else None
     if offset is None:
-        return None
-    if offset + dataset.size * dataset.dtype.itemsize > os.path.getsize(dataset.file.filename):
-        raise UserError(f"{dataset.file.filename} is cut off before its end: fetch or make it again")
+        if _claimed(dataset) > MOST_INFLATED * os.path.getsize(path):
+            raise _claims_too_much(dataset)
+    elif offset + _claimed(dataset) > os.path.getsize(path):
+        raise UserError(f"{path} is cut off before its end: fetch or make it again")
     return offset
+
+
+def _claimed(dataset: h5py.Dataset) -> int:
+    """Bytes of the whole dataset; `dataset.nbytes` overflows."""
+    return math.prod(dataset.shape) * dataset.dtype.itemsize
+
+
+def _claims_too_much(dataset: h5py.Dataset) -> UserError:
+    path, name = dataset.file.filename, dataset.name.lstrip("/")
+    size = os.path.getsize(path)
+    return UserError(f"{path}: dataset {name!r} claims {dataset.shape}, but the file has {size} bytes: make it again")
+
+
+def _damaged(path: str | Path, name: str) -> UserError:
+    return UserError(f"{path}: the dataset {name.lstrip('/')!r} is damaged: fetch or make it again")
 
 
 def _checked(numbers: Any, limit: int, what: str) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
@@ -12,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ddclip_cli.data.disk import free_bytes
 from ddclip_cli.errors import UserError
 
 
@@ -68,8 +68,7 @@ def create_ids(file: h5py.File, object_ids: Sequence[str]) -> None:
 
 def check_space(path: Path, size: int) -> None:
     """UserError if a file of `size` bytes has no room at `path`."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(path.parent)
     if size > free:
         raise UserError(
             f"{path} will take {size / 1e9:.1f} GB, but its disk has {free / 1e9:.1f} GB free: "

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ddclip_cli.data.hdf5 import local_dataset, opened
+from ddclip_cli.data.hdf5 import local_dataset, opened, read_whole
 from ddclip_cli.data.json_files import read_json, read_json_dict
-from ddclip_cli.errors import UserError
+from ddclip_cli.errors import UserError, some
 
 ROWS = "JSON of rows (object_id: row)"
 
@@ -84,9 +84,8 @@ class RowOf:
         wanted = list(object_ids)
         missing = [object_id for object_id in wanted if object_id not in self._row]
         if missing:
-            some = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
             raise UserError(
-                f"{self._path} lacks {len(missing)} of the {len(wanted)} objects asked for: {some}; "
+                f"{self._path} lacks {len(missing)} of the {len(wanted)} objects asked for: {some(missing)}; "
                 "leave them out of the list or pack them too"
             )
         return np.array([self._row[object_id] for object_id in wanted], dtype=np.int64)
@@ -143,11 +142,13 @@ def _stored_ids(path: Path, dataset: Any, count: int | None) -> list[str]:
 
     if h5py.check_string_dtype(dataset.dtype) is None or dataset.ndim != 1:
         raise UserError(f"{path}: dataset 'ids' is {dataset.shape} {dataset.dtype}: it must be a list of strings")
-    if count is not None and len(dataset) != count:
-        raise UserError(f"{path} has {len(dataset)} ids for {count} rows: make it again, or give the rows with --ids")
+    if count is not None and dataset.shape[0] != count:
+        raise UserError(
+            f"{path} has {dataset.shape[0]} ids for {count} rows: make it again, or give the rows with --ids"
+        )
     try:
-        ids = [str(object_id) for object_id in dataset.asstr()[()]]
-    except (OSError, UnicodeDecodeError):
+        ids = [object_id.decode() for object_id in read_whole(dataset)]
+    except UnicodeDecodeError:
         raise UserError(f"{path}: the dataset 'ids' cannot be read: make the file again") from None
     if len(set(ids)) < len(ids):
         seen: set[str] = set()

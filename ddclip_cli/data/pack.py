@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from ddclip_cli.data.hdf5_output import NewFile, check_space, create_contiguous,
 from ddclip_cli.data.layouts import LAYOUTS, Layout, TooFewViewsError, detect
 from ddclip_cli.data.object_ids import read_id_list, rows_file, write_rows
 from ddclip_cli.data.view_store import ViewStore
-from ddclip_cli.errors import UsageError, UserError
+from ddclip_cli.errors import UsageError, UserError, some
 from ddclip_cli.ordered_pool import in_order
 
 
@@ -43,9 +45,12 @@ def pack_store(
     image_size: int = 224,
     jobs: int = 1,
     on_error: str = "fail",
+    recipe: dict[str, Any] | None = None,
     force: bool = False,
 ) -> Packed:
     """Write `out`: `imgs` (N, F, 3, S, S) uint8, contiguous, and `ids`; beside it `<stem>_model_to_idx.json`.
+
+    The attribute `made_by` of `out` is a JSON object of the layout and the `recipe`.
 
     Args:
         source: a folder laid out as one of `LAYOUTS`; "auto" tells which.
@@ -53,41 +58,46 @@ def pack_store(
         supplement: a view store whose objects join; an object of both comes from the supplement.
         jobs: processes that decode pictures.
         on_error: "fail" tries all objects, names the bad ones and writes nothing; "skip" leaves them out.
+        recipe: the sections that the options came from.
 
     Raises:
         UserError: nothing to pack, objects that are missing or unreadable, no space, or `out` exists without `force`.
     """
     source, out = Path(source), Path(out)
-    files.refuse_existing(out, force=force)
+    rows_path = rows_file(out)
+    for path in (out, rows_path):
+        files.refuse_existing(path, force=force)
     objects = _Objects(source, layout, supplement, supplement_ids, num_views, image_size)
     chosen = read_id_list(ids) if ids is not None else objects.all_ids()
     skipped = objects.missing(chosen)
     if skipped and on_error == "fail":
         raise UserError(
-            f"{len(skipped)} of the {len(chosen)} objects of {ids} are not there: {_some(skipped)}; "
+            f"{len(skipped)} of the {len(chosen)} objects of {ids} are not there: {some(list(skipped))}; "
             f"bring them to {source}, or leave them out with --on-error skip"
         )
     for object_id, reason in skipped.items():
         warn(f"{object_id}: {reason}: skipped")
     here = [object_id for object_id in chosen if object_id not in skipped]
+    files.remove_leftovers(out.parent, (out.name, rows_path.name))
     check_space(out, len(here) * num_views * 3 * image_size**2)
 
-    with files.writing(out) as unfinished:
+    # The store gets its name first: it has its ids inside, and rows without it would be refused as another's.
+    with files.writing(rows_path) as unfinished_rows, files.writing(out) as unfinished:
         with creating(unfinished, out) as file:
+            file.attrs["made_by"] = json.dumps({"layout": objects.layout.name, "recipe": recipe})
             shape = (num_views, 3, image_size, image_size)
             packed, failed = _write_views(file, here, objects.views(here, jobs), shape)
             if failed and on_error == "fail":
                 raise UserError(
                     f"{len(failed)} of {len(chosen)} objects could not be packed, for the reasons above: "
-                    f"{_some(failed)}; mend them, or leave them out with --on-error skip"
+                    f"{some(list(failed))}; mend them, or leave them out with --on-error skip"
                 )
             if not packed:
                 raise UserError(f"none of the {len(chosen)} objects of {source} could be packed: nothing was written")
             create_ids(file, packed)
         if failed:
             _shorten(unfinished, out, packed)
-        with files.writing(rows_file(out)) as unfinished_rows:
-            write_rows(unfinished_rows, packed)
+        write_rows(unfinished_rows, packed)
     return Packed(objects.layout.name, packed, skipped | failed)
 
 
@@ -128,7 +138,7 @@ class _Objects:
         if self.layout.leaves_out_short:
             short = {object_id for object_id in found if self._is_short(self.folders[object_id])}
             if short:
-                log(f"left out {len(short)} objects with fewer than {self.num_views} pictures: {_some(sorted(short))}")
+                log(f"left out {len(short)} objects with fewer than {self.num_views} pictures: {some(sorted(short))}")
             found = [object_id for object_id in found if object_id not in short]
         if not found and not self.supplement_row:
             raise UserError(f"{self.source} holds no object of layout {self.layout.name}: choose another --layout")
@@ -207,12 +217,9 @@ def _write_views(
 def _shorten(unfinished: Path, out: Path, packed: Sequence[str]) -> None:
     """Keep the rows that were filled: a contiguous dataset cannot shrink in its place."""
     with files.writing(unfinished) as shorter, opened(unfinished) as old, creating(shorter, out) as new:
+        new.attrs["made_by"] = old.attrs["made_by"]
         imgs = create_contiguous(new, "imgs", (len(packed), *old["imgs"].shape[1:]), np.uint8)
         for row in range(len(packed)):
             imgs[row] = old["imgs"][row]
             new.check()
         create_ids(new, packed)
-
-
-def _some(object_ids: Sequence[str] | dict[str, str]) -> str:
-    return ", ".join(list(object_ids)[:3]) + (", ..." if len(object_ids) > 3 else "")

@@ -14,12 +14,12 @@ import torch
 from ddclip_cli import files
 from ddclip_cli.console import progress_bar
 from ddclip_cli.data.captions import Captions, read_captions
-from ddclip_cli.data.hdf5 import StoredArray
+from ddclip_cli.data.hdf5 import StoredArray, opened
 from ddclip_cli.data.hdf5_output import NewFile, check_space, create_contiguous, create_ids, creating
 from ddclip_cli.data.object_ids import RowOf, read_ids
 from ddclip_cli.data.text_targets import TextTargets
 from ddclip_cli.data.view_store import ViewStore
-from ddclip_cli.errors import UserError
+from ddclip_cli.errors import UserError, some
 from ddclip_cli.model.multiview import MultiViewCLIP
 
 __all__ = ["ImageTargets", "PerViewTextTargets", "TextTargets", "encode_targets"]
@@ -49,6 +49,15 @@ class _PerViewFeatures:
     def ids(self) -> list[str]:
         """Object of every row (see `read_ids`)."""
         return read_ids(self.path, self._ids_path, count=len(self))
+
+    @cached_property
+    def backbone_fingerprint(self) -> str | None:
+        """Of the model that made the file, if the file says so."""
+        with opened(self.path) as file:
+            try:
+                return json.loads(file.attrs["made_by"])["fingerprint"]
+            except (KeyError, TypeError, ValueError, RecursionError):  # of the reference, or of others
+                return None
 
     def rows(self, object_ids: Iterable[str]) -> np.ndarray:
         """Rows (B,) int64 of these objects; UserError names those that are not there."""
@@ -128,10 +137,9 @@ def _captions_of(store: ViewStore, captions_path: str | Path) -> list[Captions]:
     captions = read_captions(captions_path)
     without = [object_id for object_id in store.ids if not captions.get(object_id)]
     if without:
-        some = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
         raise UserError(
-            f"{captions_path} has no caption for {len(without)} of the {len(store)} objects of {store.path}: {some}; "
-            "add them, or pack only the objects that have one (pack-h5 --ids)"
+            f"{captions_path} has no caption for {len(without)} of the {len(store)} objects of {store.path}: "
+            f"{some(without)}; add them, or pack only the objects that have one (pack-h5 --ids)"
         )
     return [captions[object_id] for object_id in store.ids]
 

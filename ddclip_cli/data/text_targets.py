@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ddclip_cli.data.captions import KINDS
-from ddclip_cli.data.hdf5 import StoredArray, local_dataset, opened
+from ddclip_cli.data.hdf5 import StoredArray, local_dataset, opened, read_whole
 from ddclip_cli.data.object_ids import RowOf, read_ids
 from ddclip_cli.data.safe_pickle import Array, read_pickled_dict
 from ddclip_cli.errors import UserError
@@ -93,10 +93,10 @@ def _read_h5(path: Path) -> TextFeatures:
         kind, offsets = local_dataset(file, "kind"), local_dataset(file, "offsets")
         if kind.shape != (len(features),) or kind.dtype != np.uint8:
             raise UserError(f"{path}: dataset 'kind' is {kind.shape} {kind.dtype}: it must be ({len(features)},) uint8")
-        if offsets.ndim != 1 or offsets.dtype != np.int64 or not 1 < len(offsets) <= len(features) + 1:
+        if offsets.ndim != 1 or offsets.dtype != np.int64 or not 1 < offsets.shape[0] <= len(features) + 1:
             form = f"{offsets.shape} {offsets.dtype}"
             raise UserError(f"{path}: dataset 'offsets' is {form}: it must be (objects + 1,) int64")
-        kinds, starts = kind[()], offsets[()]
+        kinds, starts = read_whole(kind), read_whole(offsets)
     if starts[0] != 0 or starts[-1] != len(features) or (np.diff(starts) < 1).any() or kinds.max() >= len(KINDS):
         raise UserError(f"{path}: 'offsets' or 'kind' do not fit the {len(features)} features: make the file again")
     ids = read_ids(path, count=len(starts) - 1)

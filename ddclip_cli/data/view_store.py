@@ -13,6 +13,9 @@ from ddclip_cli.data.hdf5 import StoredArray
 from ddclip_cli.data.object_ids import RowOf, read_ids
 from ddclip_cli.errors import UserError
 
+LARGEST = 4096
+"""Pixels on a side of a view; one read takes memory for whole objects."""
+
 
 class ViewStore:
     """Random access to the dataset `imgs` (N, F, 3, S, S) uint8 of a view store, ours or the reference's.
@@ -29,6 +32,8 @@ class ViewStore:
         shape = self._imgs.shape
         if shape[2] != 3 or shape[3] != shape[4]:
             raise UserError(f"{path}: dataset 'imgs' is {shape}: it must be (objects, views, 3, size, size)")
+        if shape[3] > LARGEST:
+            raise UserError(f"{path} claims views of {shape[3]} pixels, more than {LARGEST}: pack smaller ones")
         self.ids: list[str] = read_ids(path, ids, count=len(self._imgs))
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from ddclip_cli.console import progress_bar, warn
 from ddclip_cli.data.labels import Labels
 from ddclip_cli.data.view_store import ViewStore
-from ddclip_cli.errors import UserError
+from ddclip_cli.errors import UserError, some
 from ddclip_cli.evaluation.metrics import TOP_K, percent, top_k_hits, true_class_ranks
 from ddclip_cli.evaluation.view_choice import crop_seed, view_order
 from ddclip_cli.model.multiview import MultiViewCLIP
@@ -152,8 +152,8 @@ def _select(store: ViewStore, labels: Labels, limit: int | None) -> tuple[list[s
     if not known.any():
         raise UserError(f"none of the {len(known)} labelled objects is in the store: check eval.store and eval.labels")
     if missing:
-        some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        warn(f"{len(missing)} of the {len(known)} labelled objects are not in the store, and not counted: {some}")
+        count = f"{len(missing)} of the {len(known)}"
+        warn(f"{count} labelled objects are not in the store, and not counted: {some(missing)}")
     places = np.flatnonzero(known)
     if limit is not None and limit < len(places):
         places = places[np.arange(limit) * len(places) // limit]

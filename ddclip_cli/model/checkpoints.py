@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -30,7 +33,7 @@ from ddclip_cli.model.multiview import MultiViewCLIP
 from ddclip_cli.model.weights import drop_zero_rows, fitted, read_pickle, read_safetensors, read_state, tensors_of
 from ddclip_cli.shipped import shipped_path
 
-__all__ = ["choose_device", "load_backbone", "load_model", "save_checkpoint"]
+__all__ = ["choose_device", "load_backbone", "load_model", "save_checkpoint", "write_model", "writing_checkpoint"]
 
 FORMAT, VERSION = "ddclip-checkpoint", 1
 WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
@@ -109,7 +112,32 @@ def save_checkpoint(
     """Write `model` as a checkpoint folder, replacing an older one; the folder is never seen half-written.
 
     dtype: torch.float16 halves the file and rounds the weights. Token rows that are all zero are left out.
+    Raises UserError if it cannot be written, for want of space above all.
     """
+    with writing_checkpoint(folder) as partial:
+        write_model(model, partial, recipe=recipe, dtype=dtype)
+
+
+@contextmanager
+def writing_checkpoint(folder: str | Path) -> Iterator[Path]:
+    """Yield a new folder that becomes `folder` when the block succeeds; a write that fails is a UserError."""
+    try:
+        with files.writing(folder) as partial:
+            partial.mkdir()
+            yield partial
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch.save makes a RuntimeError of most of what its file raises.
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if not isinstance(cause, OSError | SafetensorError):
+            raise
+        reason = getattr(cause, "strerror", None) or cause
+        raise UserError(f"{folder} could not be written ({reason}): make room, or choose another --out") from error
+
+
+def write_model(
+    model: MultiViewCLIP, folder: Path, *, recipe: dict[str, Any] | None = None, dtype: torch.dtype | None = None
+) -> None:
+    """Write the two files of a checkpoint to a folder that is there (see `save_checkpoint`)."""
     if model.backbone["config"] is None:
         raise UserError("this model cannot be saved: the open_clip config of its backbone is not known")
     rounded = {
@@ -123,12 +151,10 @@ def save_checkpoint(
         "recipe": recipe,
         "fingerprint": fingerprint(rounded, model.cross_view_from),
     }
-    with files.writing(folder) as partial:
-        partial.mkdir()
-        # Cloned where memory is shared or strided: safetensors writes only tensors that own their memory.
-        save_file({k: v.clone().contiguous() for k, v in drop_zero_rows(rounded).items()}, partial / WEIGHTS_NAME)
-        (partial / WEIGHTS_NAME).chmod(0o644)  # safetensors makes it unreadable to all others
-        (partial / CONFIG_NAME).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    # Cloned where memory is shared or strided: safetensors writes only tensors that own their memory.
+    save_file({k: v.clone().contiguous() for k, v in drop_zero_rows(rounded).items()}, folder / WEIGHTS_NAME)
+    (folder / WEIGHTS_NAME).chmod(0o644)  # safetensors makes it unreadable to all others
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _find_checkpoint(source: str | Path) -> Path:

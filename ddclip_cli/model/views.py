@@ -59,7 +59,7 @@ def _from_array(array: Any) -> Tensor:
         raise UserError(f"views are {ACCEPTED}, not an array of shape {shape}")
     if 0 in shape:
         raise UserError(f"there are no pixels in an array of shape {shape}")
-    tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.ascontiguousarray(array))
+    tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements=["C", "W"]))
     if shape[-1] in (3, 4):
         tensor = tensor.movedim(-1, -3)
     return on_white(tensor) if tensor.shape[-3] == 4 else tensor

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,11 +54,13 @@ def render_folder(
     camera: Camera = "zero123",
     jobs: int = 1,
     device: str = "cpu",
+    recipe: dict[str, Any] | None = None,
     force: bool = False,
 ) -> Rendered:
     """Render mesh files, and all those in folders, to `out`; a folder of an object appears when it is complete.
 
     Objects that `out` has already are kept, unless `force`. A mesh that cannot be rendered is reported, not raised.
+    `recipe`, the section that the options came from, is kept beside them in `recipe.yaml`.
     Raises UserError if there is no mesh at all, if two files have one object id, or if `out` has other views.
     """
     meshes = find_meshes(sources)
@@ -70,10 +71,12 @@ def render_folder(
         object_id: _Task(mesh, out / object_id, num_views, image_size, seed, camera, device)
         for object_id, mesh in meshes.items()
     }
+    files.remove_leftovers(out, tasks.keys() | {"recipe.yaml"})
     result = Rendered(kept=[] if force else [object_id for object_id, task in tasks.items() if task.folder.is_dir()])
     for object_id in result.kept:
         _check_same(tasks.pop(object_id))
-    _remove_leftovers(out, tasks)
+    if recipe is not None:
+        files.write_yaml(out / "recipe.yaml", recipe)
     reasons = in_order(_render_one, tasks.values(), jobs=min(jobs, max(1, len(tasks))))
     for object_id, reason in zip(tasks, console.progress(reasons, total=len(tasks), label="render"), strict=True):
         if reason is None:
@@ -114,15 +117,6 @@ def _check_same(task: _Task) -> None:
         raise other from None
     if not same or (task.folder / f"{len(poses):03d}.png").exists():
         raise other
-
-
-def _remove_leftovers(out: Path, object_ids: Iterable[str]) -> None:
-    """Remove what a killed run left of the objects that are now rendered (see `files.writing`)."""
-    wanted = set(object_ids)
-    for folder in out.iterdir() if out.is_dir() else ():
-        unfinished = re.fullmatch(r"\.(.+)\.\d+\.(partial|old)", folder.name)
-        if unfinished and unfinished[1] in wanted:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _render_one(task: _Task) -> str | None:

@@ -21,23 +21,28 @@ __all__ = ["CATEGORIES", "COLOURS", "SampleObject", "make_object", "numbered_obj
 HELDOUT_FIRST = (
     500_000  # held-out objects have numbers of their own: they stay the same for any number of training objects
 )
-EXTRAS = (("couch", "white"),) * 4  # held out after the first run of pairs, so that there are five to find
+EXTRA = ("couch", "white")
+NUM_EXTRAS = 4  # held out after the first run of pairs, so that there are five to find
+NAMES = ("heldout.csv", "heldout.txt", "train.txt", "classes.txt", "captions.json", "library.json")
 
 
 def numbered_object(seed: int, number: int) -> SampleObject:
     """Object `number` of `seed`; numbers from HELDOUT_FIRST are held out.
 
     Each run of len(PAIRS) numbers holds every pair of category and colour once, in an order of its own; after the
-    first held-out run come four more white couches.
+    first held-out run come four more white couches, and the later ones have theirs last.
     """
     heldout = number >= HELDOUT_FIRST
     position = number - HELDOUT_FIRST if heldout else number
     after_first = position - len(PAIRS) if heldout else -1
-    if 0 <= after_first < len(EXTRAS):
-        category, colour = EXTRAS[after_first]
+    if 0 <= after_first < NUM_EXTRAS:
+        category, colour = EXTRA
     else:
-        lap, place = divmod(position - (len(EXTRAS) if after_first >= 0 else 0), len(PAIRS))
-        category, colour = PAIRS[np.random.default_rng([seed, heldout, lap]).permutation(len(PAIRS))[place]]
+        lap, place = divmod(position - (NUM_EXTRAS if after_first >= 0 else 0), len(PAIRS))
+        order = list(np.random.default_rng([seed, heldout, lap]).permutation(len(PAIRS)))
+        if heldout and lap:
+            order.sort(key=lambda pair: PAIRS[pair] == EXTRA)
+        category, colour = PAIRS[order[place]]
     return make_object(seed, category, colour, number)
 
 
@@ -79,6 +84,7 @@ def write_library(out: Path, *, seed: int, train: int, heldout: int, force: bool
 def _begin(out: Path, made_of: dict[str, int], *, force: bool) -> None:
     """Make sure that `out` holds nothing, or an unfinished library made of the same; with `force`, remove another."""
     note = out / "library.json"
+    files.remove_leftovers(out, NAMES)
     if note.exists():
         same = note.read_text(encoding="utf-8") == json.dumps(made_of)
         if (out / "heldout.csv").exists():
@@ -89,10 +95,11 @@ def _begin(out: Path, made_of: dict[str, int], *, force: bool) -> None:
             )
         if force:
             shutil.rmtree(out / "meshes", ignore_errors=True)
-            for name in ("heldout.csv", "heldout.txt", "train.txt", "classes.txt", "captions.json", "library.json"):
+            for name in NAMES:
                 (out / name).unlink(missing_ok=True)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or set(out.iterdir()) - set(out.glob(".*.partial"))):
         raise UserError(f"{out} holds something other than a sample library: choose another --out")
+    files.remove_leftovers(out / "meshes")
     with files.writing(note) as partial:
         partial.write_text(json.dumps(made_of), encoding="utf-8")
 

@@ -43,5 +43,5 @@ def measure(model: MultiViewCLIP, pictures: np.ndarray, num_views: Sequence[int]
 
 def embed(model: MultiViewCLIP, pictures: np.ndarray, num_views: int) -> Tensor:
     """Shape embeddings (objects, E) from the first views of pictures (objects a pair, pairs, F, 3, S, S)."""
-    rows = [model.encode_views(np.ascontiguousarray(part[:, :num_views].transpose(0, 1, 3, 4, 2))) for part in pictures]
-    return torch.cat(rows)
+    parts = (np.ascontiguousarray(part[:, :num_views].transpose(0, 1, 3, 4, 2)) for part in pictures)
+    return torch.cat([model.encode_views(part, crop="none") for part in parts])

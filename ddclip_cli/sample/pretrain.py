@@ -30,7 +30,7 @@ from ddclip_cli.sample.pictures import render_pairs
 from ddclip_cli.shipped import ASSETS
 
 CONFIG = ASSETS / "backbone" / "open_clip_config.json"
-TRAIN_SEED, FRESH_SEED = 1000, 2000  # never those of `ddclip sample`
+TRAIN_SEED, FRESH_SEED = 1000, 2000  # the demo has other seeds, unless told otherwise
 NUM_VIEWS = 8
 SAVE_EVERY = 200
 WARM_UP, COOL_DOWN = 100, 0.35  # steps at the start; share of the steps at the end

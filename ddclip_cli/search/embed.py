@@ -45,10 +45,13 @@ def embed_store(
     writes them.
 
     Raises:
-        UserError: `out` exists (and not `force`), the store is empty or has fewer views, or an embedding is not finite.
+        UserError: `out` or its rows exist (and not `force`), the disk is full, the store is empty or has fewer views,
+            or an embedding is not finite.
     """
     out = Path(out)
-    files.refuse_existing(out, force=force)
+    rows_path = rows_file(out)
+    for path in (out, rows_path):
+        files.refuse_existing(path, force=force)
     if len(store) == 0:
         raise UserError("the store has no objects: there is nothing to embed")
     if num_views > store.num_views:
@@ -57,7 +60,9 @@ def embed_store(
         )
     record = {**(made_by or {}), "fingerprint": model.fingerprint, "num_views": num_views, "crop": crop}
     model.eval()
-    with files.writing(out) as partial:
+    files.remove_leftovers(out.parent, (out.name, rows_path.name))
+    # The embeddings get their name first: they have their ids inside, and rows alone would be refused as another's.
+    with files.writing(rows_path) as partial_rows, files.writing(out) as partial:
         with creating(partial, out) as file, progress_bar(total=len(store), label="embed") as bar:
             file.attrs["made_by"] = json.dumps(record, ensure_ascii=False, sort_keys=True)
             create_ids(file, store.ids)
@@ -70,8 +75,7 @@ def embed_store(
                 thumbnails.write(start, pictures[:, 0])
                 file.check()
                 bar.update(len(rows))
-        with files.writing(rows_file(out)) as beside:
-            write_rows(beside, store.ids)
+        write_rows(partial_rows, store.ids)
 
 
 def thumbnail_jpeg(view: np.ndarray) -> bytes:

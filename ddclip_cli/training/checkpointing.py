@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 
-from ddclip_cli import files
 from ddclip_cli.errors import UserError
-from ddclip_cli.model.checkpoints import load_model, save_checkpoint
+from ddclip_cli.model.checkpoints import load_model, write_model, writing_checkpoint
 from ddclip_cli.training.run_folder import RunFolder
 from ddclip_cli.training.trainer import Trainer
 
@@ -36,11 +35,15 @@ class Progress:
 
 
 def save(run: RunFolder, trainer: Trainer, progress: Progress, recipe: dict[str, Any]) -> None:
-    """Write the checkpoint of `progress.step` and make it `last`, and `best` if it is."""
+    """Write the checkpoint of `progress.step` and make it `last`, and `best` if it is.
+
+    Raises UserError if the disk is full; `last` stays then what it was.
+    """
     folder = _folder(run, progress.step)
-    with files.writing(folder) as partial:
-        save_checkpoint(trainer.model, partial, recipe=recipe)
-        torch.save(trainer.state_dict(), partial / "optimizer.pt")
+    with writing_checkpoint(folder) as partial:
+        write_model(trainer.model, partial, recipe=recipe)
+        with open(partial / "optimizer.pt", "wb") as file:  # a file of ours: torch's own does not say why it failed
+            torch.save(trainer.state_dict(), file)
         (partial / "progress.json").write_text(json.dumps(asdict(progress)))
     _point(run.last, folder)  # first: restore() mends `best` from what `last` knows, not the other way round
     _point_best(run, progress)

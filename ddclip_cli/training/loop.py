@@ -11,7 +11,7 @@ from typing import Any
 
 from ddclip_cli import console, files
 from ddclip_cli.data.dataset import Batch, ObjectSet, TrainingData, batches
-from ddclip_cli.errors import UserError
+from ddclip_cli.errors import UserError, some
 from ddclip_cli.model.multiview import MultiViewCLIP
 from ddclip_cli.training import checkpointing
 from ddclip_cli.training.checkpointing import Progress
@@ -215,9 +215,8 @@ class _Session:
         with files.writing(file) as partial:
             document = {"step": step, **losses, "views": batch.view_numbers, "object_ids": batch.object_ids}
             partial.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
-        some = ", ".join(batch.object_ids[:3]) + (", ..." if len(batch.object_ids) > 3 else "")
         return UserError(
-            f"{error} at step {step} with the objects {some} (all in {file}): "
+            f"{error} at step {step} with the objects {some(batch.object_ids)} (all in {file}): "
             f"mend their data, or lower train.learning_rate, and go on after step {self.saved_step} with --resume"
         )
 

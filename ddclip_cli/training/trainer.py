@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from ddclip_cli.data import view_sampler
 from ddclip_cli.data.dataset import Batch
 from ddclip_cli.errors import UsageError
+from ddclip_cli.model.device import choose_precision
 from ddclip_cli.model.loss import contrastive_loss
 from ddclip_cli.model.multiview import MultiViewCLIP
 from ddclip_cli.model.trainable import trainable_parameters
@@ -94,10 +95,9 @@ class Trainer:
 
 
 def _accelerator(device: torch.device, precision: str) -> Accelerator:
-    if precision == "auto":
-        precision = "fp32" if device.type == "cpu" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     if precision == "fp16" and device.type == "cpu":
         raise UsageError("train.precision=fp16 needs a GPU: set train.precision=auto, which is fp32 on a CPU")
+    precision = choose_precision(precision, device)
     if device.index is not None:
         torch.cuda.set_device(device)
     # Accelerate keeps the first run's precision and device for the whole process; a notebook may train twice.
