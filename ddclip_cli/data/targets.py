@@ -115,6 +115,7 @@ def encode_targets(
     captions = _captions_of(store, captions_path)
     num_texts = sum(map(len, captions))
     made_by = {"fingerprint": model.fingerprint, "backbone": model.backbone.get("name"), "recipe": recipe}
+    files.remove_leftovers(image_path.parent, (image_path.name, text_path.name))
     check_space(image_path, (len(store) * store.num_views + num_texts) * model.embed_dim * 2)
     # The image features get their name last: text features without them are output that was cut short.
     with files.writing(image_path) as images, files.writing(text_path) as texts:

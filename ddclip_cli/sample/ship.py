@@ -1,6 +1,6 @@
 """Bring a demo into the package: its trained model at half precision, and its held-out part embedded by that.
 
-ddclip demo --out build/shipped --seed 3000 --train 4608
+ddclip demo --out build/shipped --seed 3000 --train 2304
 python -m ddclip_cli.sample.ship build/shipped
 """
 

@@ -55,8 +55,7 @@ class RunFolder:
             )
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         if not self.recipe.exists():
-            with files.writing(self.recipe) as partial:
-                partial.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            files.write_yaml(self.recipe, recipe)
 
     def truncate_metrics(self, size: int) -> None:
         """Forget the lines that were written after the checkpoint from which the run goes on."""
