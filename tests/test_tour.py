@@ -40,7 +40,7 @@ def test_another_demo_is_not_mixed_in_but_may_be_replaced(tmp_path, monkeypatch)
         tour.run_demo(tmp_path / "demo", seed=1)
     monkeypatch.setattr(tour, "STEPS", (MAKE,))
     tour.run_demo(tmp_path / "demo", seed=1, force=True)
-    assert json.loads((tmp_path / "demo" / "demo.json").read_text()) == {"seed": 1, "train": 1152, "done": 1}
+    assert json.loads((tmp_path / "demo" / "demo.json").read_text()) == {"seed": 1, "train": 576, "done": 1}
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from ddclip_cli.commands.options import DeviceOption, ForceOption
 def command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of everything that the demo makes.")] = Path("demo"),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, other objects.")] = 0,
-    train: Annotated[int, typer.Option("--train", min=96, help="How many objects to train on.")] = 1152,
+    train: Annotated[int, typer.Option("--train", min=96, help="How many objects to train on.")] = 576,
     device: DeviceOption = "auto",
     force: ForceOption = False,
 ) -> None:

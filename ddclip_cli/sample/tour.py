@@ -63,7 +63,7 @@ CONTINUE = {
 }
 
 
-def run_demo(out: Path, *, seed: int = 0, train: int = 1152, device: str = "auto", force: bool = False) -> None:
+def run_demo(out: Path, *, seed: int = 0, train: int = 576, device: str = "auto", force: bool = False) -> None:
     """Run `STEPS`, in processes of their own, with all their files under `out`; a demo that was stopped goes on there.
 
     Raises UserError if a step fails, or if `out` holds something else than an unfinished demo of the same seed and

@@ -187,7 +187,8 @@ class _Session:
         accuracy = ""
         if self.evaluate:
             top1 = self._evaluate(self.evaluate, epoch=epoch)
-            if self.progress.best_top1 is None or top1 > self.progress.best_top1:
+            # Of equals the later one, which has learned more.
+            if self.progress.best_top1 is None or top1 >= self.progress.best_top1:
                 self.progress.best_top1, self.progress.best_step = top1, self.progress.step
             accuracy = f", top-1 {top1:.1f} %"
         self._save()
