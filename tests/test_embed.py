@@ -16,7 +16,7 @@ from tiny import DATA, run, tiny_model, tiny_store
 
 from ddclip_cli.data.view_store import ViewStore
 from ddclip_cli.errors import UserError
-from ddclip_cli.search.embed import embed_store
+from ddclip_cli.search.embed import best_views, embed_store
 from ddclip_cli.search.embeddings import ShapeEmbeddings
 
 IDS = ["white-couch-000001", "red, chair", "../x\n<b>", "d", "e"]
@@ -70,14 +70,25 @@ def test_same_bytes_again(model, store, tmp_path):
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
-def test_thumbnails_are_the_first_views(model, store, tmp_path):
+def test_thumbnails_are_the_best_views(model, store, tmp_path):
     embed_store(model, store, tmp_path / "emb.h5", num_views=4, batch_size=2)
     embeddings = ShapeEmbeddings(tmp_path / "emb.h5")
     for row in range(5):
         picture = np.asarray(Image.open(io.BytesIO(embeddings.thumbnail(row))))
-        original = store.read([row], [0])[0, 0].transpose(1, 2, 0)
+        views = store.read([row], range(4))
+        original = views[0, best_views(views)[0]].transpose(1, 2, 0)
         assert picture.shape == original.shape
         assert abs(picture.mean((0, 1)) - original.mean((0, 1))).max() < 3
+
+
+def test_the_view_to_show_is_bright_and_shows_much():
+    views = np.full((1, 4, 3, 32, 32), 255, dtype=np.uint8)
+    views[0, 0, :, 4:28, 4:28] = 40  # from below
+    views[0, 1, :, 4:28, 4:28] = 90  # from the side
+    views[0, 2, :, 8:28, 4:28] = 200  # from above
+    views[0, 3, :, 12:16, 12:16] = 240  # from its end
+    assert best_views(views).tolist() == [2]
+    assert best_views(views[:, [3, 1, 0]]).tolist() == [1]
 
 
 def test_the_reference_can_read_ours(model, store, tmp_path):

@@ -39,10 +39,10 @@ def embed_store(
 ) -> None:
     """Write the shape embedding of every object of `store`, from its first `num_views` views, to the file `out`.
 
-    The HDF5 file holds `shape_feat` (N, E) float32 of unit length, `ids` (N,), `thumbnail_bytes` (JPEGs of view 0, end
-    to end) with `thumbnail_offsets` (N + 1,), and the attribute `made_by`: a JSON object of the given `made_by` with
-    the model's fingerprint, `num_views` and `crop`. `<stem>_model_to_idx.json` beside it has the rows as the reference
-    writes them.
+    The HDF5 file holds `shape_feat` (N, E) float32 of unit length, `ids` (N,), `thumbnail_bytes` (JPEGs of
+    `best_views`, end to end) with `thumbnail_offsets` (N + 1,), and the attribute `made_by`: a JSON object of the given
+    `made_by` with the model's fingerprint, `num_views` and `crop`. `<stem>_model_to_idx.json` beside it has the rows as
+    the reference writes them.
 
     Raises:
         UserError: `out` or its rows exist (and not `force`), the disk is full, the store is empty or has fewer views,
@@ -72,10 +72,22 @@ def embed_store(
                 rows = np.arange(start, min(start + batch_size, len(store)))
                 pictures = store.read(rows, np.arange(num_views))  # (B, F, 3, H, W)
                 vectors[start : start + len(rows)] = _embeddings(model, pictures, crop, store.ids[start:])
-                thumbnails.write(start, pictures[:, 0])
+                thumbnails.write(start, pictures[np.arange(len(rows)), best_views(pictures)])
                 file.check()
                 bar.update(len(rows))
         write_rows(partial_rows, store.ids)
+
+
+def best_views(pictures: np.ndarray) -> np.ndarray:
+    """(B, F, 3, H, W) uint8 -> (B,) the view to show: the brightest of those that show much of the object.
+
+    Rendered from below, an object is all shadow. What is not white is taken for the object.
+    """
+    small = pictures[..., ::4, ::4].astype(np.float32)
+    shown = (small < 250).any(axis=2)  # (B, F, H / 4, W / 4)
+    area = shown.sum(axis=(2, 3))
+    brightness = (small.max(axis=2) * shown).sum(axis=(2, 3)) / np.maximum(area, 1)
+    return np.where(area * 2 >= area.max(axis=1, keepdims=True), brightness, -1).argmax(axis=1)
 
 
 def thumbnail_jpeg(view: np.ndarray) -> bytes:
