@@ -92,7 +92,7 @@ def command(
         runs=ev.runs,
         seed=ev.seed,
         crop=ev.crop,
-        baseline=load_recipe_backbone(settings, data_dir, device, precision.value) if baseline else None,
+        baseline=load_recipe_backbone(settings, data_dir, str(model.device), model.precision) if baseline else None,
         limit=limit,
     )
     if as_json:

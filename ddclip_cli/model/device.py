@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 
 from ddclip_cli import console
@@ -15,7 +13,7 @@ def choose_device(device: str) -> torch.device:
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         chosen = torch.device("cuda", torch.cuda.current_device()) if available else torch.device("cpu")
-        _say(f"device: {chosen}" + (f" ({torch.cuda.get_device_name(chosen)})" if available else ""))
+        console.log(f"device: {chosen}" + (f" ({torch.cuda.get_device_name(chosen)})" if available else ""))
         return chosen
     kind, colon, number = device.partition(":")
     if device != "cpu" and (kind != "cuda" or (colon and not number.isdecimal())):
@@ -31,16 +29,10 @@ def choose_precision(precision: str, device: torch.device) -> str:
         chosen = "fp32"
         if device.type == "cuda":
             chosen = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        _say(f"precision: {chosen}")
+        console.log(f"precision: {chosen}")
         return chosen
     if precision not in ("fp32", "bf16", "fp16"):
         raise UsageError(f"unknown precision {precision!r}: it is auto, fp32, bf16 or fp16")
     if precision == "fp16" and device.type == "cpu":
         raise UsageError("fp16 does not run on a CPU: use --precision bf16 or fp32")
     return precision
-
-
-@cache
-def _say(message: str) -> None:
-    """Once, however many models a command loads."""
-    console.log(message)
