@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+
+# A shell that runs the tests in the background has SIGINT ignored, and processes inherit that: those that the tests
+# interrupt must hear it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY_CONFIG = {
     "embed_dim": 12,
