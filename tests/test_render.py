@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ddclip_cli.render.camera import FOCAL, look_at_origin
-from ddclip_cli.render.raster import EMPTY, inverse_depth_of, project, rasterize, triangle_of
+from ddclip_cli.render.raster import BATCH, EMPTY, inverse_depth_of, project, rasterize, triangle_of
 from ddclip_cli.render.renderer import poses_of, render_scene
-from ddclip_cli.render.scene import Scene
+from ddclip_cli.render.scene import Material, Scene, Texture
 from ddclip_cli.render.shade import AMBIENT, BOUNCE, KEY, LIGHT, TOP
 
 NEAR_EDGE = 1e-4  # pixels
@@ -26,18 +26,21 @@ def one_thread():
 
 
 def scene_of(vertices, faces, *, colour=(0.5, 0.5, 0.5), uv=None, texture=None) -> Scene:
-    """A scene with flat shading; vertices stay where they are."""
-    vertices = np.asarray(vertices, dtype=np.float32)
+    """A scene of one material with flat shading; vertices stay where they are."""
     faces = np.asarray(faces, dtype=np.int64)
     return Scene(
-        vertices=vertices,
+        vertices=np.asarray(vertices, dtype=np.float32),
         faces=faces,
-        normals=np.zeros_like(vertices),
-        colours=np.tile(np.asarray(colour, dtype=np.float32), (len(vertices), 1)),
-        uv=np.zeros((len(vertices), 2), np.float32) if uv is None else np.asarray(uv, dtype=np.float32),
-        texture=np.full(len(faces), -1 if texture is None else 0),
-        textures=[] if texture is None else [texture],
+        material=np.zeros(len(faces), dtype=np.int64),
+        materials=[Material((*colour, 1.0), None if texture is None else Texture(texture))],
+        uv=None if uv is None else np.asarray(uv, dtype=np.float32),
     )
+
+
+def rasterized(triangles: np.ndarray | torch.Tensor, size: int) -> torch.Tensor:
+    """Keys (S, S) of triangles (T, 3 corners, xyw), each with corners of its own."""
+    points = torch.as_tensor(triangles).reshape(-1, 3).T
+    return rasterize(points[None], torch.arange(points.shape[1]).view(-1, 3).T, size)[0]
 
 
 def covered_by_brute_force(triangle: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -73,8 +76,7 @@ def random_triangles(rng: np.random.Generator, count: int, size: int) -> np.ndar
 def test_a_triangle_covers_the_pixels_whose_centres_it_holds():
     size, differing, total = 48, 0, 0
     for triangle in random_triangles(np.random.default_rng(0), 150, size):
-        keys = rasterize(torch.from_numpy(triangle)[None], torch.tensor([[0, 1, 2]]), size)[0]
-        drawn = (keys != EMPTY).numpy()
+        drawn = (rasterized(triangle, size) != EMPTY).numpy()
         expected, distance = covered_by_brute_force(triangle[:, :2].astype(np.float64), size)
         assert not ((drawn != expected) & (distance > NEAR_EDGE)).any(), triangle
         differing += int((drawn != expected).sum())
@@ -86,7 +88,7 @@ def test_a_triangle_covers_the_pixels_whose_centres_it_holds():
 def test_on_pixel_centres_the_rule_decides_to_the_pixel():
     """All crossings of these edges are exact in float32, so nothing may differ."""
     corners = np.array([[4.5, 4.5, 0.5], [12.5, 4.5, 0.5], [4.5, 12.5, 0.5], [12.5, 12.5, 0.5]], np.float32)
-    keys = rasterize(torch.from_numpy(corners)[None], torch.tensor([[0, 1, 2], [1, 3, 2]]), 16)[0]
+    keys = rasterized(corners[[[0, 1, 2], [1, 3, 2]]], 16)
     inside = np.zeros((16, 16), bool)
     inside[4:12, 4:12] = True
     assert np.array_equal((keys != EMPTY).numpy(), inside)
@@ -103,16 +105,15 @@ def test_neighbours_share_no_pixel_and_leave_none_out():
     number = np.arange((cells + 1) ** 2).reshape(cells + 1, cells + 1)
     a, b, c, d = (n.ravel() for n in (number[:-1, :-1], number[:-1, 1:], number[1:, :-1], number[1:, 1:]))
     faces = torch.from_numpy(np.concatenate([np.stack([a, b, c], 1), np.stack([d, c, b], 1)]))
-    projected = torch.from_numpy(points.astype(np.float32))[None]
-    covered = sum((rasterize(projected, face[None], size)[0] != EMPTY).int() for face in faces)
+    projected = torch.from_numpy(points.astype(np.float32))
+    covered = sum((rasterized(projected[face], size) != EMPTY).int() for face in faces)
     assert covered.unique().tolist() == [1]
 
 
 def test_the_nearest_triangle_is_seen():
     size, count = 40, 30
     triangles = random_triangles(np.random.default_rng(2), count, size)
-    faces = torch.arange(3 * count).view(-1, 3)
-    keys = rasterize(torch.from_numpy(triangles).view(1, -1, 3), faces, size)[0]
+    keys = rasterized(triangles, size)
     x, y = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
     nearest, close = np.zeros((size, size)), np.zeros((size, size), bool)
     for triangle in triangles.astype(np.float64):
@@ -133,12 +134,13 @@ def test_the_nearest_triangle_is_seen():
 
 
 def test_many_views_at_once_are_as_one_by_one(monkeypatch):
-    triangles = torch.from_numpy(random_triangles(np.random.default_rng(3), 60, 32)).view(3, -1, 3)
-    faces = torch.arange(60).view(-1, 3)
-    together = rasterize(triangles, faces, 32)
-    monkeypatch.setattr("ddclip_cli.render.raster.MAX_TRIANGLES", 1)
-    monkeypatch.setattr("ddclip_cli.render.raster.MAX_PIXELS", 50)
-    assert torch.equal(rasterize(triangles, faces, 32), together)
+    triangles = torch.from_numpy(random_triangles(np.random.default_rng(3), 60, 32))
+    views = triangles.view(3, -1, 3).mT  # (3 views, xyw, 60 corners)
+    faces = torch.arange(60).view(-1, 3).T
+    together = rasterize(views, faces, 32)
+    assert torch.equal(together, torch.stack([rasterized(some, 32) for some in triangles.view(3, 20, 3, 3)]))
+    monkeypatch.setitem(BATCH, "cpu", 7)
+    assert torch.equal(rasterize(views, faces, 32), together)
 
 
 def test_a_sphere_has_the_outline_of_its_tangent_cone():
@@ -266,9 +268,8 @@ def test_what_lies_under_a_plate_is_in_shadow():
     alone = render_scene(scene_of(plate, QUAD_FACES), poses, image_size=64)[0].astype(int)
     both_faces = [*QUAD_FACES, [4, 5, 6], [4, 6, 7]]
     under = render_scene(scene_of(np.concatenate([plate, roof]), both_faces), poses, image_size=64)[0].astype(int)
-    x, y, _ = project(
-        torch.tensor([[0.0, 0.0, -0.3], [-0.45, -0.4, -0.3]]), torch.from_numpy(poses).float(), FOCAL, 64
-    )[0].T
+    at = torch.tensor([[0.0, 0.0, -0.3], [-0.45, -0.4, -0.3]]).T
+    x, y, _ = project(at, torch.from_numpy(poses).float(), FOCAL, 64)[0]
     column, row = x.int().tolist(), y.int().tolist()
     middle, corner = (row[0], column[0]), (row[1], column[1])
     assert under[middle][0] < alone[middle][0] - 30

@@ -14,7 +14,7 @@ import pytest
 from mesh_files import OFF, TRIANGLE, TWO_HALVES, gltf, write_obj
 
 from ddclip_cli.errors import UserError
-from ddclip_cli.render.scene import load_scene
+from ddclip_cli.render.load import load_scene
 from ddclip_cli.sample.glb import png_bytes
 
 

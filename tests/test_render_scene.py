@@ -12,7 +12,8 @@ from mesh_files import OFF, QUAD, TWO_HALVES, gltf, textured_glb, write_obj
 from PIL import Image
 
 from ddclip_cli.render import render_mesh
-from ddclip_cli.render.scene import load_scene
+from ddclip_cli.render.load import load_scene
+from ddclip_cli.render.scene import Alpha
 from ddclip_cli.sample.glb import png_bytes
 
 
@@ -46,23 +47,26 @@ def test_y_is_up_in_gltf_and_z_in_stl(tmp_path):
 FACTOR = [0.5, 1.0, 0.25, 1.0]
 
 
-@pytest.mark.parametrize(
-    ("most", "factor"),  # 16 bits without a factor: see the next test
-    [(np.float32(1), None), (np.uint8(255), None)]
-    + [(most, FACTOR) for most in (np.float32(1), np.uint8(255), np.uint16(65535))],
-)
+def colour_of(scene) -> np.ndarray:
+    """(T, 3 corners, RGBA) linear, textures aside."""
+    factor = np.array([material.factor for material in scene.materials])[scene.material][:, None]
+    return factor * (1 if scene.colours is None else scene.colours[scene.faces])
+
+
+@pytest.mark.parametrize("factor", [None, FACTOR])
+@pytest.mark.parametrize("most", [np.float32(1), np.uint8(255), np.uint16(65535)])
 def test_gltfs_colours_of_vertices_are_linear_and_multiply_the_factor(tmp_path, most, factor):
     colours = np.array([[1, 0.2, 0, 1]] * 3)
     colours = (colours * most).round().astype(most.dtype) if most != 1 else colours.astype(np.float32)
     material = None if factor is None else {"pbrMetallicRoughness": {"baseColorFactor": factor}}
     scene = load_scene(gltf(tmp_path, colours=colours, material=material))
-    expected = np.array([1, 0.2, 0]) * (1 if factor is None else np.array(factor[:3]))
-    assert np.allclose(scene.colours, expected, atol=0.003)
+    expected = np.array([1, 0.2, 0, 1]) * (1 if factor is None else np.array(factor))
+    assert np.allclose(colour_of(scene), expected, atol=1e-6)
 
 
-def test_colours_of_vertices_in_16_bits_without_material_are_warned_of(tmp_path, capsys):
-    load_scene(gltf(tmp_path, colours=np.full((3, 4), 65535, np.uint16)))
-    assert "16 bits" in capsys.readouterr().err
+def test_a_factor_keeps_all_its_digits(tmp_path):
+    material = {"pbrMetallicRoughness": {"baseColorFactor": [0.00123456, 0.5, 0.25, 1]}}
+    assert load_scene(gltf(tmp_path, material=material)).materials[0].factor[0] == 0.00123456
 
 
 def ply(folder: Path, *, vertex: bool, face: bool) -> Path:
@@ -79,40 +83,32 @@ def ply(folder: Path, *, vertex: bool, face: bool) -> Path:
 
 def test_plys_colours_of_vertices_are_srgb(tmp_path):
     scene = load_scene(ply(tmp_path, vertex=True, face=False))
-    assert np.allclose(scene.colours, [0.5029, 0, 0], atol=1e-3)
+    assert np.allclose(colour_of(scene), [0.5029, 0, 0, 1], atol=1e-3)
 
 
 def test_colours_of_faces_do_not_run_into_each_other(tmp_path):
     scene = load_scene(ply(tmp_path, vertex=False, face=True))
-    assert np.allclose(scene.colours[scene.faces[0]], [1, 0, 0])
-    assert np.allclose(scene.colours[scene.faces[1]], [0, 0, 0.5029], atol=1e-3)
+    assert np.allclose(colour_of(scene)[0], [1, 0, 0, 1])
+    assert np.allclose(colour_of(scene)[1], [0, 0, 0.5029, 1], atol=1e-3)
     assert scene.vertices.shape == (6, 3)
-    assert not scene.normals.any()  # flat
+    assert scene.normals is None  # flat
 
 
 def test_a_file_that_says_nothing_is_grey(tmp_path):
     path = tmp_path / "it.off"
     path.write_text(OFF)
-    assert np.allclose(load_scene(path).colours, 0.214, atol=1e-3)
+    assert np.allclose(colour_of(load_scene(path))[..., :3], 0.214, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("alpha", "mode", "warned"), [(0.3, "BLEND", True), (1, "BLEND", False), (0.3, "OPAQUE", False)]
-)
-def test_what_one_sees_through_is_warned_of_once(tmp_path, capsys, alpha, mode, warned):
-    material = {"pbrMetallicRoughness": {"baseColorFactor": [1, 1, 1, alpha]}, "alphaMode": mode}
-    load_scene(gltf(tmp_path, material=material))
-    assert capsys.readouterr().err.count("drawn opaque") == warned
+def picture_of(scene) -> np.ndarray | None:
+    (material,) = scene.materials
+    return None if material.texture is None else material.texture.picture
 
 
-def test_a_texture_that_one_sees_through_is_warned_of(tmp_path, capsys):
+def data_uri(pixels: np.ndarray) -> str:
     buffer = io.BytesIO()
-    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(buffer, "PNG")
-    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    material = {"pbrMetallicRoughness": {}, "alphaMode": "MASK"}
-    scene = load_scene(gltf(tmp_path, material=material, image={"uri": uri}))
-    assert "drawn opaque" in capsys.readouterr().err
-    assert scene.textures[0].shape == (4, 4, 3)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def test_a_texture_of_many_parts_is_kept_once(tmp_path):
@@ -120,11 +116,23 @@ def test_a_texture_of_many_parts_is_kept_once(tmp_path):
         document["nodes"] = [{"mesh": 0}, {"mesh": 0, "translation": [2, 0, 0]}]
         document["scenes"] = [{"nodes": [0, 1]}]
 
-    uri = "data:image/png;base64," + base64.b64encode(png_bytes(TWO_HALVES)).decode()
-    scene = load_scene(gltf(tmp_path, material={"pbrMetallicRoughness": {}}, image={"uri": uri}, change=change))
+    image = {"uri": data_uri(TWO_HALVES)}
+    scene = load_scene(gltf(tmp_path, material={"pbrMetallicRoughness": {}}, image=image, change=change))
     assert len(scene.faces) == 2
-    assert len(scene.textures) == 1
-    assert scene.texture.tolist() == [0, 0]
+    assert np.array_equal(picture_of(scene), TWO_HALVES)
+    assert scene.material.tolist() == [0, 0]
+
+
+def test_a_large_texture_is_reduced_and_alpha_is_kept_where_there_is_some(tmp_path):
+    wide = np.zeros((16, 4096, 4), np.uint8)
+    wide[..., 0], wide[:, ::2, 3], wide[:, 1::2, 3] = 200, 255, 155
+    large = load_scene(gltf(tmp_path, material={"pbrMetallicRoughness": {}}, image={"uri": data_uri(wide)}))
+    picture = picture_of(large)
+    assert picture.shape == (4, 1024, 4)
+    assert (picture == [200, 0, 0, 205]).all()
+    wide[..., 3] = 255
+    solid = load_scene(gltf(tmp_path, material={"pbrMetallicRoughness": {}}, image={"uri": data_uri(wide)}))
+    assert picture_of(solid).shape == (4, 1024, 3)
 
 
 @pytest.mark.parametrize("image", ["gone.png", "broken.png", "data:image/png;base64,AAAA"])
@@ -132,11 +140,11 @@ def test_a_texture_that_is_not_there_is_warned_of_and_drawn_plain(tmp_path, caps
     (tmp_path / "broken.png").write_text("no picture")
     material = {"pbrMetallicRoughness": {"baseColorFactor": [1, 0, 0, 1]}}
     scene = load_scene(gltf(tmp_path, name="it.gltf", material=material, image={"uri": image}))
-    assert np.allclose(scene.colours, [1, 0, 0])
-    assert not scene.textures
+    assert np.allclose(colour_of(scene), [1, 0, 0, 1])
+    assert picture_of(scene) is None
     warning = capsys.readouterr().err
     assert warning.count("warning:") == 1
-    assert "missing or unreadable" in warning
+    assert ("missing" if image == "gone.png" else "unreadable") in warning
 
 
 def test_a_truncated_texture_is_warned_of_and_drawn_plain(tmp_path, capsys):
@@ -145,8 +153,8 @@ def test_a_truncated_texture_is_warned_of_and_drawn_plain(tmp_path, capsys):
     Image.fromarray(noise).save(buffer, "JPEG")
     (tmp_path / "cut.jpg").write_bytes(buffer.getvalue()[:1500])
     scene = load_scene(gltf(tmp_path, material={"pbrMetallicRoughness": {}}, image={"uri": "cut.jpg"}))
-    assert not scene.textures
-    assert "cannot be decoded" in capsys.readouterr().err
+    assert picture_of(scene) is None
+    assert "'cut.jpg' is unreadable" in capsys.readouterr().err
 
 
 def test_missing_mtl_and_its_missing_texture_are_warned_of(tmp_path, capsys):
@@ -165,13 +173,53 @@ def test_files_beside_the_mesh_are_found_by_the_names_that_exporters_write(tmp_p
     folder.mkdir(exist_ok=True)
     (folder / "with space.png").write_bytes(png_bytes(TWO_HALVES))
     scene = load_scene(gltf(tmp_path, name="it.gltf", material={"pbrMetallicRoughness": {}}, image={"uri": name}))
-    assert len(scene.textures) == 1
+    assert np.array_equal(picture_of(scene), TWO_HALVES)
     assert "warning" not in capsys.readouterr().err
 
 
-def test_what_is_not_drawn_is_said(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("extension", "said"),
+    [
+        ("KHR_materials_transmission", "glass"),
+        ("EXT_mesh_gpu_instancing", "drawn once"),
+        ("ACME_hologram", "ACME_hologram is not known here"),
+    ],
+)
+def test_what_is_drawn_otherwise_is_said(tmp_path, capsys, extension, said):
     def change(document):
-        document["extensionsUsed"] = ["KHR_texture_transform"]
+        document["extensionsUsed"] = document["extensionsRequired"] = [extension]
 
     load_scene(gltf(tmp_path, change=change))
-    assert "KHR_texture_transform is not drawn" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
+
+
+def test_a_texture_that_is_only_there_as_basisu_is_said(tmp_path, capsys):
+    def change(document):
+        document["textures"] = [{"extensions": {"KHR_texture_basisu": {"source": 0}}}]
+
+    material = {"pbrMetallicRoughness": {"baseColorFactor": [0, 1, 0, 1]}}
+    scene = load_scene(gltf(tmp_path, material=material, image={"uri": data_uri(TWO_HALVES)}, change=change))
+    assert "only there as KHR_texture_basisu is drawn plain" in capsys.readouterr().err
+    assert picture_of(scene) is None
+
+
+@pytest.mark.parametrize(("suffix", "axis"), [(".glb", 2), (".stl", 1)])
+def test_up_is_what_one_says(tmp_path, suffix, axis):
+    """A box that is long in y: upright where y is up."""
+    import trimesh
+
+    path = tmp_path / f"it{suffix}"
+    trimesh.creation.box((0.2, 1.0, 0.2)).export(path)
+    for up, expected in (("auto", axis), ("y", 2), ("z", 1)):
+        assert np.ptp(load_scene(path, up=up).vertices, axis=0).argmax() == expected
+
+
+def test_an_mtl_says_how_opaque_it_is(tmp_path, capsys):
+    path = write_obj(tmp_path)
+    (tmp_path / "quad.mtl").write_text("newmtl m\nKd 1 0 0\nd 0.25\nmap_d halves.png\n")
+    (material,) = load_scene(path).materials
+    assert material.factor == (1, 0, 0, 0.25)
+    assert material.alpha == Alpha.BLEND
+    assert "map_d" in capsys.readouterr().err
+    (tmp_path / "quad.mtl").write_text("newmtl m\nKd 1 0 0\nd 0\n")
+    assert load_scene(path).materials[0].factor == (1, 0, 0, 1)

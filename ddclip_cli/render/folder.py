@@ -15,8 +15,8 @@ from ddclip_cli import console, files
 from ddclip_cli.errors import UsageError, UserError
 from ddclip_cli.ordered_pool import in_order
 from ddclip_cli.render.camera import Camera
+from ddclip_cli.render.load import MESH_SUFFIXES, load_scene
 from ddclip_cli.render.renderer import poses_of, render_scene
-from ddclip_cli.render.scene import MESH_SUFFIXES, load_scene
 
 
 @dataclass(frozen=True)

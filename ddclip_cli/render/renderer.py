@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ddclip_cli.render.camera import FOCAL, Camera, camera_positions, look_at_origin
-from ddclip_cli.render.raster import EMPTY, project, rasterize, triangle_of
-from ddclip_cli.render.scene import Scene, load_scene
-from ddclip_cli.render.shade import Surface, shade, shadow_map
+from ddclip_cli.render.load import Up, load_scene
+from ddclip_cli.render.raster import EMPTY, batch_size, project, triangle_of
+from ddclip_cli.render.scene import Scene
+from ddclip_cli.render.shade import shade, shadow_map
+from ddclip_cli.render.surface import Surface
+from ddclip_cli.render.tone import filmic
+from ddclip_cli.render.visibility import hits_at, nearest_solid, see_through
 
 SAMPLES = 2  # a side: every pixel is the mean of SAMPLES^2 points
 
@@ -26,14 +28,16 @@ def render_mesh(
     image_size: int = 512,
     seed: int = 0,
     camera: Camera = "zero123",
+    up: Up = "auto",
     device: str | torch.device = "cpu",
 ) -> np.ndarray:
     """Render a mesh file to (F, H, W, 4) uint8 RGBA with transparent background (straight alpha).
 
-    The cameras depend on (seed, file name without suffix) alone. Raises UserError for a file that is no mesh.
+    The cameras depend on (seed, file name without suffix) alone. `up` is the axis that points up in the file; `auto`
+    goes by its format. Raises UserError for a file that is no mesh.
     """
     poses = poses_of(Path(path).stem, num_views=num_views, seed=seed, camera=camera)
-    return render_scene(load_scene(path), poses, image_size=image_size, device=device)
+    return render_scene(load_scene(path, up=up), poses, image_size=image_size, device=device)
 
 
 def poses_of(object_id: str, *, num_views: int, seed: int, camera: Camera = "zero123") -> np.ndarray:
@@ -46,43 +50,37 @@ def poses_of(object_id: str, *, num_views: int, seed: int, camera: Camera = "zer
 @torch.no_grad()
 def render_scene(scene: Scene, poses: np.ndarray, *, image_size: int, device: str | torch.device = "cpu") -> np.ndarray:
     """Views (F, H, W, 4) uint8 of a scene through world-to-camera matrices (F, 3, 4)."""
-    surface = Surface.of(scene, device)
+    surface = Surface(scene, device)
+    shadows = shadow_map(surface)
     cameras = torch.from_numpy(poses).to(surface.vertices)
-    eyes = -(cameras[:, :, :3].mT @ cameras[:, :, 3:])[..., 0]  # (F, 3)
+    # A few views at a time: what is drawn together stays in a processor's cache, or fills a GPU.
+    together = max(1, batch_size(surface.vertices.device) // (image_size * SAMPLES) ** 2)
+    views = [_draw(surface, shadows, some, image_size).cpu() for some in cameras.split(together)]
+    return torch.cat(views).numpy()
+
+
+def _draw(surface: Surface, shadows: Tensor, cameras: Tensor, image_size: int) -> Tensor:
+    """(F, H, W, 4) uint8 on the device."""
     size = image_size * SAMPLES
-    projected = project(surface.vertices, cameras, FOCAL, size)
-    keys = rasterize(projected, surface.faces, size)
-    shadows = shadow_map(surface.vertices, surface.faces)
-
-    keys = keys.flatten()
-    seen = torch.nonzero(keys != EMPTY)[:, 0]  # (P,) flat positions in the views
-    view, pixel = seen // size**2, seen % size**2
-    triangle = triangle_of(keys[seen])
-    on_screen = projected.flatten(0, 1)[view[:, None] * len(scene.vertices) + surface.faces[triangle]]  # (P, 3, xyw)
-    weights = _barycentric(on_screen, pixel % size + 0.5, pixel // size + 0.5)
-    samples = torch.zeros(len(keys), 4, device=device)
-    samples[seen] = F.pad(shade(surface, shadows, triangle, weights, eyes[view]), (0, 1), value=1.0)
-
-    grid = samples.view(len(poses), image_size, SAMPLES, image_size, SAMPLES, 4)
-    mean = reduce(torch.add, [grid[:, :, i, :, j] for i in range(SAMPLES) for j in range(SAMPLES)]) / SAMPLES**2
-    alpha = mean[..., 3:]  # the colour is premultiplied by it here
-    rgb = mean[..., :3] / alpha.clamp(min=1 / SAMPLES**2)
-    return (torch.cat([rgb, alpha], dim=-1) * 255 + 0.5).to(torch.uint8).cpu().numpy()
-
-
-def _barycentric(corners: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Perspective-correct weights (P, 3) of the corners (P, 3, xyw) at pixel positions (P,)."""
-    cx, cy, w = corners.unbind(-1)
-    dx, dy = cx - x[:, None], cy - y[:, None]
-    area = torch.stack(
-        [
-            dx[:, 1] * dy[:, 2] - dx[:, 2] * dy[:, 1],
-            dx[:, 2] * dy[:, 0] - dx[:, 0] * dy[:, 2],
-            dx[:, 0] * dy[:, 1] - dx[:, 1] * dy[:, 0],
-        ],
-        dim=1,
-    )
-    total = area.sum(1, keepdim=True)
-    weights = (area / torch.where(total == 0, torch.ones_like(total), total)).clamp(min=0) * w
-    whole = weights.sum(1, keepdim=True)
-    return torch.where(whole > 0, weights / whole.clamp(min=1e-20), torch.full_like(weights, 1 / 3))
+    points = project(surface.vertices, cameras, FOCAL, size)
+    eyes = -(cameras[:, :, :3].mT @ cameras[:, :, 3:])[..., 0].T  # (3, F)
+    solid = nearest_solid(surface, points, size)
+    light = torch.zeros(4, solid.numel(), device=solid.device)  # linear, premultiplied by alpha
+    for layer in (*see_through(surface, points, size, solid), solid):  # from the front to the back
+        keys = layer.view(-1)
+        for pixel in torch.nonzero(keys != EMPTY)[:, 0].split(batch_size(solid.device)):
+            hits = hits_at(surface, points, size, pixel, triangle_of(keys.index_select(0, pixel)))
+            colour = shade(surface, shadows, hits, eyes.index_select(1, pixel // size**2))
+            alpha = torch.ones_like(colour[3:]) if layer is solid else colour[3:].clamp(0, 1)
+            before = light.index_select(1, pixel)
+            behind = torch.cat([colour[:3] * alpha, alpha]) * (1 - before[3])
+            light.index_copy_(1, pixel, before + behind)
+    alpha = light[3]
+    display = torch.cat([filmic(light[:3] / alpha.clamp(min=1e-6)) * alpha, light[3:]])
+    grid = display.view(4, len(cameras), image_size, SAMPLES, image_size, SAMPLES)
+    mean = torch.zeros_like(grid[:, :, :, 0, :, 0])
+    for i in range(SAMPLES):  # several times faster than one `mean` over both
+        for j in range(SAMPLES):
+            mean += grid[:, :, :, i, :, j] / SAMPLES**2
+    rgb = mean[:3] / mean[3].clamp(min=1e-6)  # straight alpha
+    return (torch.cat([rgb, mean[3:]]).clamp(0, 1) * 255 + 0.5).to(torch.uint8).permute(1, 2, 3, 0)

@@ -1,147 +1,164 @@
-"""A mesh file as the renderer wants it: one list of triangles in z-up axes, its colours linear."""
+"""What is drawn: the triangles of an object with their materials, the same whatever file they came from."""
 
 from __future__ import annotations
 
-import io
-import logging
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
 
 import numpy as np
 
-from ddclip_cli import console
 from ddclip_cli.errors import UserError
-from ddclip_cli.render.materials import Textures, surface_of, to_linear, without_shared_corners
-from ddclip_cli.render.outside import MAX_BYTES, FilesBeside, check_archive, check_gltf, check_off, check_triangles
+from ddclip_cli.render.tone import GREY, to_linear
 
-MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off", ".dae", ".3mf")
-Y_UP = (".glb", ".gltf", ".obj", ".dae")
-GLTF = (".glb", ".gltf")
+NEARLY_ONE = 250 / 255  # exporters leave alphas of almost one
 
 
-@dataclass(frozen=True)
+class Wrap(IntEnum):
+    """What a texture is outside [0, 1]."""
+
+    REPEAT = 0
+    CLAMP = 1
+    MIRROR = 2
+
+
+class Alpha(IntEnum):
+    """What alpha means: nothing, whether a point is there at all, or how much of it covers what lies behind."""
+
+    OPAQUE = 0
+    MASK = 1
+    BLEND = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Texture:
+    """A picture and how it is laid on."""
+
+    picture: np.ndarray  # (H, W, 3 or 4) uint8 sRGB, straight alpha
+    wrap: tuple[Wrap, Wrap] = (Wrap.REPEAT, Wrap.REPEAT)  # across, up
+    nearest: bool = False
+    """Sharp texels instead of a mixture."""
+
+    @property
+    def least_alpha(self) -> float:
+        return self.picture[..., 3].min() / 255 if self.picture.shape[2] == 4 else 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """A matte surface: colours are linear, and textures multiply them."""
+
+    factor: Sequence[float] = (*to_linear(np.full(3, GREY)), 1.0)
+    """RGBA."""
+    texture: Texture | None = None
+    emissive: Sequence[float] = (0.0, 0.0, 0.0)
+    emissive_texture: Texture | None = None
+    alpha: Alpha = Alpha.OPAQUE
+    cutoff: float = 0.5
+    """Alpha from which a masked point is there."""
+    unlit: bool = False
+    """The colour is what is seen, whatever the light."""
+
+
+WHITE = Material(factor=(1.0, 1.0, 1.0, 1.0))
+"""For what has colours of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Triangles of one material, in the axes of the file. Vertex arrays may be absent."""
+
+    vertices: np.ndarray  # (V, 3)
+    faces: np.ndarray  # (T, 3) integers
+    material: Material = field(default_factory=Material)
+    normals: np.ndarray | None = None  # (V, 3); zero where the face's own is meant
+    colours: np.ndarray | None = None  # (V, 4) linear RGBA
+    uv: np.ndarray | None = None  # (V, 2), v runs up
+    emissive_uv: np.ndarray | None = None  # (V, 2)
+
+
+@dataclass(frozen=True, eq=False)
 class Scene:
     """Triangles of an object: bounding box centred on the origin, longest side 1, z up."""
 
     vertices: np.ndarray  # (V, 3) float32
     faces: np.ndarray  # (T, 3) int64
-    normals: np.ndarray  # (V, 3) float32 unit length; all zero where the face's own normal is meant
-    colours: np.ndarray  # (V, 3) float32 linear, the material's factor multiplied in
-    uv: np.ndarray  # (V, 2) float32, v runs up
-    texture: np.ndarray  # (T,) int64 index into textures, -1 for none
-    textures: list[np.ndarray] = field(default_factory=list)  # (H, W, 3) uint8 sRGB
+    material: np.ndarray  # (T,) int64 into materials
+    materials: Sequence[Material]
+    normals: np.ndarray | None = None  # (V, 3) float32 unit length, or zero where the face's own is meant
+    colours: np.ndarray | None = None  # (V, 4) float32
+    uv: np.ndarray | None = None  # (V, 2) float32
+    emissive_uv: np.ndarray | None = None  # (V, 2) float32
 
 
-def load_scene(path: str | Path) -> Scene:
-    """Read a mesh file. Raises UserError if it is not one, is empty, has no extent or is too large."""
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in MESH_SUFFIXES:
-        raise UserError(f"{path}: not a mesh format that is read here ({', '.join(MESH_SUFFIXES)})")
-    if not path.is_file():
-        raise UserError(f"{path}: no such mesh file")
-    if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{path}: is larger than {MAX_BYTES >> 30} GiB: simplify it")
-    return scene_from_bytes(path.read_bytes(), suffix, name=str(path), folder=path.parent)
-
-
-def scene_from_bytes(data: bytes, suffix: str, *, name: str, folder: Path | None = None) -> Scene:
-    """The scene in the bytes of a mesh file; `folder` is where the files that it names are looked for.
-
-    What is drawn otherwise than the file says is warned of in one sentence.
-    """
-    import trimesh
-
-    logging.getLogger("trimesh").setLevel(logging.CRITICAL)
-    if not data:
-        raise UserError(f"{name}: is empty")
-    files, textures, notes = FilesBeside(folder, name), Textures(name), []
-    try:
-        if suffix in GLTF:
-            notes += check_gltf(data, suffix, files)
-        elif suffix == ".3mf":
-            check_archive(data, name)
-        resolver: Any = files  # has the methods of trimesh's own resolvers
-        loaded = trimesh.load_scene(io.BytesIO(data), file_type=suffix.lstrip("."), resolver=resolver, process=False)
-        if files.refused:
-            raise files.refused
-        nodes = [(matrix, loaded.geometry[mesh]) for matrix, mesh in map(loaded.graph.get, loaded.graph.nodes_geometry)]
-        triangles = sum(len(_faces(mesh)) for _, mesh in nodes)
-        check_triangles(triangles, name)
-        if suffix == ".off":
-            check_off(data, triangles, name)
-        parts = [_part(mesh, matrix, textures, gltf=suffix in GLTF) for matrix, mesh in nodes if len(_faces(mesh))]
-    except ImportError as error:
-        raise UserError(f"{name}: {suffix} files need a package more: pip install {error.name}") from error
-    except UserError as error:
-        raise files.refused or error from error
-    except Exception as error:  # every loader has exceptions of its own
-        why = str(error).split("\n")[0] or type(error).__name__
-        raise files.refused or UserError(f"{name}: cannot be read as a {suffix} mesh ({why})") from error
+def join(parts: Sequence[Part], *, y_up: bool, name: str) -> Scene:
+    """The scene of all parts. Raises UserError if they have no triangles, no extent, or an infinite one."""
+    parts = [part for part in parts if len(part.faces)]
     if not parts:
         raise UserError(f"{name}: holds no triangles")
-    scene = _join(parts, textures, y_up=suffix in Y_UP, name=name)
-    notes += [f"{lost!r} is missing or unreadable, drawn without" for lost in dict.fromkeys(files.lost)]
-    notes += sorted(textures.notes)
-    if notes:
-        console.warn(f"{name}: {'; '.join(notes)}")
-    return scene
-
-
-def _faces(mesh: Any) -> np.ndarray:
-    """(T, 3) int64; lines and points have none."""
-    return np.asarray(getattr(mesh, "faces", ()), dtype=np.int64).reshape(-1, 3)
-
-
-def _part(mesh: Any, matrix: np.ndarray, textures: Textures, *, gltf: bool) -> dict[str, np.ndarray]:
-    """Triangles of one node of the scene graph, in world axes."""
-    faces, vertices = _faces(mesh), np.asarray(mesh.vertices, dtype=np.float64)
-    if faces.min() < 0 or faces.max() >= len(vertices):
-        raise ValueError("triangles of vertices that are not there")
-    normals = np.zeros_like(vertices)
-    if "vertex_normals" in mesh._cache.cache:  # those of the file; trimesh would make up its own
-        normals = np.asarray(mesh.vertex_normals) @ np.linalg.pinv(matrix[:3, :3])
-        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    if mesh.visual.kind == "face":  # a corner cannot have the colours of two faces
-        corners, srgb = without_shared_corners(mesh)
-        vertices, normals, faces = vertices[corners], normals[corners], np.arange(len(corners)).reshape(-1, 3)
-        colours, uv, texture = to_linear(srgb), np.zeros((len(corners), 2)), -1
-    else:
-        colours, uv, texture = surface_of(mesh, textures, gltf=gltf)
-    with np.errstate(invalid="ignore"):  # what is not finite is found when all parts are joined
-        vertices = vertices @ matrix[:3, :3].T + matrix[:3, 3]
-    return {
-        "vertices": vertices,
-        "faces": faces,
-        "normals": normals,
-        "colours": colours,
-        "uv": uv,
-        "texture": np.full(len(faces), texture, dtype=np.int64),
-    }
-
-
-def _join(parts: list[dict[str, np.ndarray]], textures: Textures, *, y_up: bool, name: str) -> Scene:
-    vertices = np.concatenate([part["vertices"] for part in parts])
-    normals = np.concatenate([part["normals"] for part in parts])
-    if y_up:  # (x, y, z) -> (x, -z, y)
-        vertices, normals = (np.stack([a[:, 0], -a[:, 2], a[:, 1]], axis=1) for a in (vertices, normals))
-    offsets = np.cumsum([0] + [len(part["vertices"]) for part in parts[:-1]])
-    faces = np.concatenate([part["faces"] + offset for part, offset in zip(parts, offsets, strict=True)])
-    low, high = vertices[faces.ravel()].min(0), vertices[faces.ravel()].max(0)
+    vertices = np.concatenate([np.asarray(part.vertices, dtype=np.float64) for part in parts])
+    offsets = np.cumsum([0] + [len(part.vertices) for part in parts[:-1]])
+    faces = np.concatenate([part.faces.astype(np.int64) + offset for part, offset in zip(parts, offsets, strict=True)])
+    for part in parts:
+        if part.faces.min() < 0 or part.faces.max() >= len(part.vertices):
+            raise UserError(f"{name}: has triangles of vertices that are not there")
+    seen = np.zeros(len(vertices), dtype=bool)  # vertices without a triangle are not
+    seen[faces] = True
+    used = vertices[seen]
+    low, high = used.min(0), used.max(0)
     longest = float((high - low).max())
     if not np.isfinite(longest):
         raise UserError(f"{name}: has vertices that are not finite numbers")
     if not longest > 0:
         raise UserError(f"{name}: its bounding box has no extent")
-    if not all(np.isfinite(part["uv"]).all() for part in parts):
-        textures.notes.add("texture coordinates that are not finite are taken as 0")
+    vertices = (vertices - (low + high) / 2) / longest
+    normals = _attribute(parts, "normals", width=3, default=0.0)
+    if y_up:
+        vertices = _upright(vertices)
+        normals = None if normals is None else _upright(normals)
+
+    materials = list(dict.fromkeys(part.material for part in parts))
+    index = {material: number for number, material in enumerate(materials)}
+    material = np.repeat([index[part.material] for part in parts], [len(part.faces) for part in parts])
     return Scene(
-        vertices=((vertices - (low + high) / 2) / longest).astype(np.float32),
+        vertices=vertices.astype(np.float32),
         faces=faces,
-        normals=normals.astype(np.float32),
-        colours=np.concatenate([part["colours"] for part in parts]).astype(np.float32),
-        uv=np.nan_to_num(np.concatenate([part["uv"] for part in parts]), posinf=0.0, neginf=0.0).astype(np.float32),
-        texture=np.concatenate([part["texture"] for part in parts]),
-        textures=textures.pictures,
+        material=material,
+        materials=[_simplest(m, [p.colours for p in parts if p.material is m]) for m in materials],
+        normals=normals,
+        colours=_attribute(parts, "colours", width=4, default=1.0),
+        uv=_attribute(parts, "uv", width=2, default=0.0),
+        emissive_uv=_attribute(parts, "emissive_uv", width=2, default=0.0),
     )
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (V, 3) at length 1; those without a direction stay zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _upright(points: np.ndarray) -> np.ndarray:
+    """(x, y, z) with y up -> (x, -z, y) with z up."""
+    return np.stack([points[:, 0], -points[:, 2], points[:, 1]], axis=1)
+
+
+def _attribute(parts: Sequence[Part], name: str, *, width: int, default: float) -> np.ndarray | None:
+    """A vertex array of all parts, float32; `default` where a part has none or its numbers are not finite."""
+    arrays = [getattr(part, name) for part in parts]
+    if all(array is None for array in arrays):
+        return None
+    joined = np.full((sum(len(part.vertices) for part in parts), width), default, dtype=np.float32)
+    start = 0
+    for part, array in zip(parts, arrays, strict=True):
+        if array is not None:
+            joined[start : start + len(part.vertices)] = array
+        start += len(part.vertices)
+    return np.nan_to_num(joined, copy=False, nan=default, posinf=default, neginf=default)
+
+
+def _simplest(material: Material, colours: Sequence[np.ndarray | None]) -> Material:
+    """A material through which nothing can be seen is opaque, whatever its mode."""
+    least = float(material.factor[3])
+    least *= min((float(c[:, 3].min()) for c in colours if c is not None), default=1.0)
+    least *= 1.0 if material.texture is None else material.texture.least_alpha
+    return replace(material, alpha=Alpha.OPAQUE) if least >= NEARLY_ONE else material

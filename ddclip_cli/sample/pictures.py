@@ -10,8 +10,8 @@ import torch
 
 from ddclip_cli import console
 from ddclip_cli.ordered_pool import in_order
+from ddclip_cli.render.load import scene_from_bytes
 from ddclip_cli.render.renderer import poses_of, render_scene
-from ddclip_cli.render.scene import scene_from_bytes
 from ddclip_cli.sample.objects import PAIRS, make_object
 
 

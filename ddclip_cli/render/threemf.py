@@ -1,0 +1,132 @@
+"""3MF as parts of a scene: the objects that are to be built, with the colours of their triangles.
+
+Read here rather than by trimesh, which leaves out the colours.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ddclip_cli.render.outside import FilesBeside, check_archive, check_triangles
+from ddclip_cli.render.scene import WHITE, Material, Part
+from ddclip_cli.render.tone import to_linear
+
+MAX_DEPTH = 32  # of objects within objects
+Object = tuple[str, str]  # path in the archive, id
+
+
+def read_3mf(data: bytes, files: FilesBeside) -> Iterator[Part]:
+    """The parts of a .3mf file in its own axes (z up)."""
+    check_archive(data, files.name)
+    package = _Package(data, files)
+    triangles = 0
+    for path, model in package.models.items():
+        for item in _below(model, "build", "item"):
+            for part in package.parts(_target(item, path), _transform(item), MAX_DEPTH):
+                triangles += len(part.faces)
+                check_triangles(triangles, files.name)
+                yield part
+
+
+class _Package:
+    def __init__(self, data: bytes, files: FilesBeside) -> None:
+        from lxml import etree
+
+        self.files = files
+        self.models: dict[str, Any] = {}
+        self.objects: dict[Object, Any] = {}
+        self.colours: dict[Object, np.ndarray] = {}  # (N, 3) linear, by the id of their group
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for name in archive.namelist():
+                if name.lower().endswith(".model"):
+                    parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=True)
+                    self.models["/" + name.lstrip("/")] = etree.fromstring(archive.read(name), parser)
+        if not self.models:
+            raise ValueError("it holds no model")
+        for path, model in self.models.items():
+            for resource in _below(model, "resources", "*"):
+                key, kind = (path, resource.get("id")), _name(resource)
+                if kind == "object":
+                    self.objects[key] = resource
+                elif kind in ("basematerials", "colorgroup"):
+                    texts = [child.get("displaycolor") or child.get("color") for child in resource]
+                    self.colours[key] = np.array([_colour(text) for text in texts]).reshape(-1, 3)
+                elif kind == "texture2dgroup":
+                    files.note("pictures on a .3mf are not drawn")
+
+    def parts(self, key: Object, place: np.ndarray, depth: int) -> Iterator[Part]:
+        """The triangles of an object and of those that it consists of."""
+        if depth == 0:
+            raise ValueError("its objects hold each other")
+        thing = self.objects[key]
+        for component in _below(thing, "components", "component"):
+            yield from self.parts(_target(component, key[0]), _transform(component) @ place, depth - 1)
+        points, triangles = (
+            _below(thing, "mesh", *names) for names in (("vertices", "vertex"), ("triangles", "triangle"))
+        )
+        vertices = _numbers(points, ("x", "y", "z"), np.float64) @ place[:3, :3] + place[3, :3]
+        faces = _numbers(triangles, ("v1", "v2", "v3"), np.int64)
+        colours = self._colours(key[0], thing, triangles)
+        if colours is None:
+            yield Part(vertices, faces, Material())
+        else:
+            yield Part(vertices[faces.ravel()], np.arange(faces.size).reshape(-1, 3), WHITE, None, colours)
+
+    def _colours(self, path: str, thing: Any, triangles: list[Any]) -> np.ndarray | None:
+        """(3T, 4) linear RGBA of the corners, None where nothing is said."""
+        grey = np.append(np.asarray(Material().factor)[:3], 1.0)
+        colours, said = [], False
+        for triangle in triangles:
+            group = self.colours.get((path, triangle.get("pid") or thing.get("pid")))
+            first = triangle.get("p1") or thing.get("pindex")
+            for at in (first, triangle.get("p2") or first, triangle.get("p3") or first):
+                if group is None or at is None or not 0 <= int(at) < len(group):
+                    colours.append(grey)
+                else:
+                    colours.append(np.append(group[int(at)], 1.0))
+                    said = True
+        return np.array(colours) if said else None
+
+
+def _name(element: Any) -> str:
+    """An element's name without its namespace; comments have none."""
+    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
+
+
+def _below(element: Any, *names: str) -> list[Any]:
+    """The elements at the end of a path of names, `*` for any."""
+    found = [element]
+    for name in names:
+        found = [child for parent in found for child in parent if name in ("*", _name(child))]
+    return found
+
+
+def _numbers(elements: list[Any], names: tuple[str, ...], dtype: type) -> np.ndarray:
+    """(N, names) of attributes."""
+    return np.array([[element.get(name) for name in names] for element in elements], dtype=dtype).reshape(
+        -1, len(names)
+    )
+
+
+def _target(element: Any, path: str) -> Object:
+    """The object that a component or an item stands for."""
+    other = next((value for key, value in element.attrib.items() if key.rpartition("}")[2] == "path"), path)
+    return other, element.get("objectid")
+
+
+def _transform(element: Any) -> np.ndarray:
+    """(4, 4), for rows of points."""
+    matrix = np.eye(4)
+    if element.get("transform"):
+        matrix[:, :3] = np.array(element.get("transform").split(), dtype=np.float64).reshape(4, 3)
+    return matrix
+
+
+def _colour(text: str | None) -> np.ndarray:
+    """`#RRGGBB` or `#RRGGBBAA` -> (3,) linear."""
+    return to_linear(np.array([int(str(text)[i : i + 2], 16) for i in (1, 3, 5)]) / 255)
