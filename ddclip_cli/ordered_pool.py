@@ -19,28 +19,73 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def in_order(function: Callable[[Task], Result], tasks: Iterable[Task], *, jobs: int) -> Iterator[Result]:
+def in_order(
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    *,
+    jobs: int,
+    died: Callable[[Task], Result] | None = None,
+) -> Iterator[Result]:
     """`map(function, tasks)` over `jobs` processes; at most four results a process wait to be taken.
 
-    `function`, tasks and results must be picklable. One job works in this process.
+    `function`, tasks and results must be picklable. A task that ends its process (a crash in native code, no memory)
+    has the result `died(task)`, and the others go on; without `died` that is a UserError, and one job works in this
+    process.
     """
-    if jobs == 1:
+    if jobs == 1 and died is None:
         yield from map(function, tasks)
         return
-    # Spawned, not forked: the parent may hold threads and open files that must not be copied.
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-    waiting: deque[Future[Result]] = deque()
-    try:
+    with _Pool(jobs) as pool, _Pool(1) as alone:
+        waiting: deque[tuple[Task, Future[Result]]] = deque()
+
+        def first() -> Result:
+            """The result of the task that has waited longest."""
+            task, future = waiting.popleft()
+            try:
+                return future.result()
+            except BrokenProcessPool:
+                if died is None:
+                    raise UserError(
+                        "a worker process was killed, perhaps for want of memory: try fewer --jobs"
+                    ) from None
+            # Which task it was does not show. So the one that has waited longest is done again by itself.
+            try:
+                return alone.submit(function, task).result()
+            except BrokenProcessPool:
+                return died(task)
+
         for task in tasks:
-            waiting.append(pool.submit(function, task))
+            waiting.append((task, pool.submit(function, task)))
             if len(waiting) >= 4 * jobs:
-                yield waiting.popleft().result()
+                yield first()
         while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool:
-        raise UserError("a worker process was killed, perhaps for want of memory: try fewer --jobs") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+            yield first()
+
+
+class _Pool:
+    """Processes that are started anew after one has died."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self.executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.executor is not None:
+            self.executor.shutdown(cancel_futures=True)
+
+    def submit(self, function: Callable[[Task], Result], task: Task) -> Future[Result]:
+        if self.executor is not None:
+            try:
+                return self.executor.submit(function, task)
+            except BrokenProcessPool:
+                self.executor.shutdown()
+        # Spawned, not forked: the parent may hold threads and open files that must not be copied.
+        spawn = multiprocessing.get_context("spawn")
+        self.executor = ProcessPoolExecutor(self.jobs, mp_context=spawn, initializer=_start_worker)
+        return self.executor.submit(function, task)
 
 
 def _start_worker() -> None:

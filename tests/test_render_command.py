@@ -41,6 +41,22 @@ def meshes(tmp_path: Path) -> Path:
 SMALL = {"num_views": 3, "image_size": 24}
 
 
+def wait_for_workers_of(out: Path) -> None:
+    """A killed run's workers end by themselves, soon."""
+    deadline = time.monotonic() + 30
+    while any(pid_runs(int(p.name.split(".")[-2])) for p in out.glob(".*.partial")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def pid_runs(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -87,16 +103,21 @@ def test_views_of_other_settings_are_not_mixed(tmp_path, meshes, other):
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path, meshes):
     render_folder([meshes], tmp_path / "whole", **SMALL)
     out = tmp_path / "out"
+    slow = tmp_path / "slow"  # every process of the run imports this first
+    slow.mkdir()
+    (slow / "sitecustomize.py").write_text(
+        "import time, numpy\nsave = numpy.save\nnumpy.save = lambda *a: (time.sleep(0.1), save(*a))\n"
+    )
     program = f"""
-import time, ddclip_cli.render.folder as folder
-save = folder.np.save
-def slow(*arguments):
-    time.sleep(0.1)
-    save(*arguments)
-folder.np.save = slow
-folder.render_folder([{str(meshes)!r}], {str(out)!r}, num_views=3, image_size=24)
+from ddclip_cli.render.folder import render_folder
+if __name__ == "__main__":
+    render_folder([{str(meshes)!r}], {str(out)!r}, num_views=3, image_size=24)
 """
-    process = subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    script = tmp_path / "run.py"
+    script.write_text(program)
+    root = Path(__file__).parent.parent
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(slow), str(root)])}
+    process = subprocess.Popen([sys.executable, str(script)], env=environment)
     deadline = time.monotonic() + 60
     while not (out / "ball").exists() or not list(out.glob(".*.partial")):  # in the middle of the second
         assert time.monotonic() < deadline
@@ -104,6 +125,7 @@ folder.render_folder([{str(meshes)!r}], {str(out)!r}, num_views=3, image_size=24
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    wait_for_workers_of(out)
     result = render_folder([meshes], out, **SMALL)
     assert "ball" in result.kept
     assert result.done
@@ -115,6 +137,42 @@ def test_two_files_of_one_name_are_an_error_that_names_both(tmp_path, meshes):
     with pytest.raises(UserError, match=r"box\.(stl|off) and .*box\.(stl|off) would both be object 'box'"):
         find_meshes([meshes])
     assert list(find_meshes([meshes / "box.stl", meshes / "box.stl"])) == ["box"]
+
+
+def test_a_mesh_that_ends_its_process_is_reported_and_the_others_are_drawn(tmp_path, meshes):
+    """As native code may; every process of the run imports what does it here."""
+    (meshes / "crash.stl").write_text("")
+    faulty = tmp_path / "faulty"
+    faulty.mkdir()
+    (faulty / "sitecustomize.py").write_text(
+        "import os, pathlib\n"
+        "read = pathlib.Path.read_bytes\n"
+        "pathlib.Path.read_bytes = lambda path: os._exit(9) if path.name == 'crash.stl' else read(path)\n"
+    )
+    script = tmp_path / "run.py"
+    script.write_text(f"""
+import json
+from ddclip_cli.render.folder import render_folder
+if __name__ == "__main__":
+    result = render_folder([{str(meshes)!r}], {str(tmp_path / "out")!r}, num_views=1, image_size=16, jobs=2)
+    print(json.dumps([result.done, result.failed]))
+""")
+    root = Path(__file__).parent.parent
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(faulty), str(root)])}
+    ended = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
+    done, failed = json.loads(ended.stdout)
+    assert done == ["ball", "box", "cone", "quad"]
+    assert list(failed) == ["crash"]
+    assert "crash.stl: the process that drew it ended" in failed["crash"]
+
+
+def test_ids_may_come_from_paths(tmp_path, meshes):
+    (meshes / "more" / "box.off").write_text(OFF)
+    found = find_meshes([meshes], object_ids="path")
+    assert list(found) == ["ball", "box", "more_box", "more_cone", "quad"]
+    (meshes / "more_box.off").write_text(OFF)
+    with pytest.raises(UserError, match=r"would both be object 'more_box': rename one of them$"):
+        find_meshes([meshes], object_ids="path")
 
 
 # ---- the command
@@ -166,6 +224,8 @@ def test_meshes_that_fail_are_reported_after_the_rest(tmp_path, meshes):
         (("gone.glb", "--out", "r", "--device", "cuda:99"), 2, "there is no cuda:99 here"),
         (("gone.glb", "--out", "r", "--num-views", "0"), 2, "render.num_views"),
         (("gone.glb", "--out", "r", "--camera", "drone"), 2, "--camera"),
+        (("gone.glb", "--out", "r", "--up", "x"), 2, "--up"),
+        (("gone.glb", "--out", "r", "--sheet", "s.jpg"), 2, "a sheet is a PNG"),
     ],
 )
 def test_mistakes_of_the_command_line(tmp_path, monkeypatch, arguments, code, words):
@@ -174,6 +234,36 @@ def test_mistakes_of_the_command_line(tmp_path, monkeypatch, arguments, code, wo
     assert ended.code == code
     assert words in ended.err
     assert ended.out == ""
+
+
+def test_a_sheet_shows_the_views_of_every_object(tmp_path, meshes):
+    sheet = tmp_path / "sheet.png"
+    arguments = ("render", meshes, "--out", tmp_path / "out", "--num-views", 2, "--size", 32, "--sheet", sheet)
+    assert run(*arguments).code == 0
+    with Image.open(sheet) as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    assert pixels.shape == (2 * 146 + 16, 3 * 464 + 16, 3)
+    rows = pixels[16 + 18 : 16 + 130], pixels[16 + 146 + 18 : 16 + 146 + 130]
+    for row, columns in ((0, 3), (1, 1)):  # ball box cone, quad
+        for column in range(3):
+            left = 16 + column * 464
+            drawn = [(rows[row][:, left + 112 * place : left + 112 * (place + 1)] < 250).any() for place in range(4)]
+            assert drawn == [column < columns] * 2 + [False] * 2
+    again = run(*arguments)
+    assert again.code == 1
+    assert "sheet.png exists already" in again.err
+    assert run(*arguments, "--force").code == 0
+
+
+def test_settings_that_the_views_do_not_show_are_not_mixed_either(tmp_path, meshes):
+    arguments = ("render", meshes / "quad.glb", "--out", tmp_path / "out", "--num-views", 1, "--size", 16)
+    assert run(*arguments).code == 0
+    ended = run(*arguments, "--up", "z")
+    assert ended.code == 1
+    assert "holds other views" in ended.err
+    assert run(*arguments).code == 0
+    (tmp_path / "out" / "recipe.yaml").write_text("render: [")
+    assert "holds other views" in run(*arguments).err
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path, meshes):

@@ -47,6 +47,11 @@ class RenderSection(Section):
     camera: Literal["zero123", "ring", "sphere"] = "zero123"
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the cameras, together with the object id."""
+    up: Literal["auto", "y", "z"] = "auto"
+    """The axis that points up in the files; `auto` goes by their format."""
+    object_ids: Literal["name", "path"] = "name"
+    """From the files' names, or from their paths below the folder that was given: `chairs/7/model.glb` is
+    `chairs_7_model`."""
 
 
 class PackSection(Section):

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 
 from ddclip_cli import console, files
 from ddclip_cli.errors import UsageError, UserError
 from ddclip_cli.ordered_pool import in_order
 from ddclip_cli.render.camera import Camera
-from ddclip_cli.render.load import MESH_SUFFIXES, load_scene
-from ddclip_cli.render.renderer import poses_of, render_scene
+from ddclip_cli.render.load import MESH_SUFFIXES, Up
+from ddclip_cli.render.renderer import poses_of, render_file
+
+ObjectIds = Literal["name", "path"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class _Task:
     image_size: int
     seed: int
     camera: Camera
+    up: Up
     device: str
 
     def poses(self) -> np.ndarray:
@@ -52,6 +56,8 @@ def render_folder(
     image_size: int = 512,
     seed: int = 0,
     camera: Camera = "zero123",
+    up: Up = "auto",
+    object_ids: ObjectIds = "name",
     jobs: int = 1,
     device: str = "cpu",
     recipe: dict[str, Any] | None = None,
@@ -59,16 +65,17 @@ def render_folder(
 ) -> Rendered:
     """Render mesh files, and all those in folders, to `out`; a folder of an object appears when it is complete.
 
-    Objects that `out` has already are kept, unless `force`. A mesh that cannot be rendered is reported, not raised.
-    `recipe`, the section that the options came from, is kept beside them in `recipe.yaml`.
+    Objects that `out` has already are kept, unless `force`. A mesh that cannot be rendered is reported, not raised,
+    even if it ends the process that draws it. `recipe`, the section that the options came from, is kept beside them
+    in `recipe.yaml`.
     Raises UserError if there is no mesh at all, if two files have one object id, or if `out` has other views.
     """
-    meshes = find_meshes(sources)
+    meshes = find_meshes(sources, object_ids=object_ids)
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give a folder as --out")
     tasks = {
-        object_id: _Task(mesh, out / object_id, num_views, image_size, seed, camera, device)
+        object_id: _Task(mesh, out / object_id, num_views, image_size, seed, camera, up, device)
         for object_id, mesh in meshes.items()
     }
     files.remove_leftovers(out, tasks.keys() | {"recipe.yaml"})
@@ -76,8 +83,10 @@ def render_folder(
     for object_id in result.kept:
         _check_same(tasks.pop(object_id))
     if recipe is not None:
-        files.write_yaml(out / "recipe.yaml", recipe)
-    reasons = in_order(_render_one, tasks.values(), jobs=min(jobs, max(1, len(tasks))))
+        _keep_recipe(out / "recipe.yaml", recipe, refuse_other=bool(result.kept))
+    reasons = in_order(
+        _render_one, tasks.values(), jobs=min(jobs, max(1, len(tasks))), died=_died if len(tasks) > 1 else None
+    )
     for object_id, reason in zip(tasks, console.progress(reasons, total=len(tasks), label="render"), strict=True):
         if reason is None:
             result.done.append(object_id)
@@ -87,8 +96,11 @@ def render_folder(
     return result
 
 
-def find_meshes(sources: Iterable[str | Path]) -> dict[str, Path]:
-    """Object id (the file's name without its suffix) -> mesh file, of files and of all in folders, in order of ids."""
+def find_meshes(sources: Iterable[str | Path], *, object_ids: ObjectIds = "name") -> dict[str, Path]:
+    """Object id -> mesh file, of files and of all in folders, in order of ids.
+
+    An id is the file's name without its suffix, or with `path` the parts of its path below the folder, joined by `_`.
+    """
     meshes: dict[str, Path] = {}
     for source in map(Path, sources):
         if not source.exists():
@@ -98,16 +110,19 @@ def find_meshes(sources: Iterable[str | Path]) -> dict[str, Path]:
             found = [p for p in source.rglob("[!.]*") if p.suffix.lower() in MESH_SUFFIXES and p.is_file()]
         if not found:
             raise UserError(f"{source}: holds no mesh ({', '.join(MESH_SUFFIXES)})")
-        for mesh in found:
-            other = meshes.setdefault(mesh.stem, mesh)
+        for mesh in sorted(found):
+            below = mesh.relative_to(source).with_suffix("").parts if source.is_dir() else (mesh.stem,)
+            object_id = mesh.stem if object_ids == "name" else "_".join(below)
+            other = meshes.setdefault(object_id, mesh)
             if other.resolve() != mesh.resolve():
-                raise UsageError(f"{other} and {mesh} would both be object {mesh.stem!r}: rename one of them")
+                hint = "rename one of them" + (", or say --object-ids path" if object_ids == "name" else "")
+                raise UsageError(f"{other} and {mesh} would both be object {object_id!r}: {hint}")
     return dict(sorted(meshes.items()))
 
 
 def _check_same(task: _Task) -> None:
     """Raise UserError if the folder that is there holds views of another number, size or camera."""
-    other = UserError(f"{task.folder} holds other views than asked for now: choose another --out, or --force")
+    other = _other_views(task.folder)
     poses = task.poses()
     try:
         with Image.open(task.folder / "000.png") as first:
@@ -119,19 +134,37 @@ def _check_same(task: _Task) -> None:
         raise other
 
 
+def _keep_recipe(path: Path, recipe: dict[str, Any], *, refuse_other: bool) -> None:
+    """Write the settings, unless the folder has views by other ones that are kept."""
+    if refuse_other and path.exists():
+        try:
+            same = yaml.safe_load(path.read_text(encoding="utf-8")) == recipe
+        except (yaml.YAMLError, UnicodeDecodeError):
+            same = False
+        if not same:
+            raise _other_views(path.parent)
+    files.write_yaml(path, recipe)
+
+
+def _other_views(folder: Path) -> UserError:
+    return UserError(f"{folder} holds other views than asked for now: choose another --out, or --force")
+
+
 def _render_one(task: _Task) -> str | None:
     """Render one mesh; the reason why not, if it cannot be."""
     torch.set_num_threads(1)  # the other cores have objects of their own
     try:
         poses = task.poses()
-        views = render_scene(load_scene(task.mesh), poses, image_size=task.image_size, device=task.device)
+        views = render_file(task.mesh, poses, image_size=task.image_size, up=task.up, device=task.device)
     except UserError as error:
         return str(error)
-    except (MemoryError, RuntimeError) as error:  # the memory of the machine or of its GPU
-        return f"{task.mesh}: cannot be drawn ({str(error).split(chr(10))[0] or type(error).__name__})"
     with files.writing(task.folder, durable=False) as partial:
         partial.mkdir()
         for number, (view, pose) in enumerate(zip(views, poses, strict=True)):
             Image.fromarray(view).save(partial / f"{number:03d}.png", compress_level=3)
             np.save(partial / f"{number:03d}.npy", pose)
     return None
+
+
+def _died(task: _Task) -> str:
+    return f"{task.mesh}: the process that drew it ended (out of memory, or a fault in a library that reads it)"

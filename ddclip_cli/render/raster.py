@@ -18,8 +18,17 @@ EMPTY = 2**63 - 1
 BATCH = {"cpu": 2**17, "cuda": 2**22}
 """Triangles, rows or pixels at a time: what stays in a processor's cache, or keeps a GPU busy. Bounds the memory."""
 
+MAX_CANDIDATES = 3e10  # pixels of all triangles of all views together: some minutes on one core
+
 Accept = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(pixel, triangle, key), (P,) int64 each -> (P,) bool: which candidates to enter."""
+
+
+class TooManyLayers(Exception):
+    """Triangles that cover each other so often that drawing them would take hours."""
+
+    def __init__(self) -> None:
+        super().__init__("its triangles lie in too many layers to be drawn: simplify it")
 
 
 def batch_size(device: torch.device) -> int:
@@ -103,6 +112,7 @@ class _Canvas:
     def __init__(self, keys: Tensor, size: int, accept: Accept | None) -> None:
         self.keys, self.size, self.accept = keys.view(-1), size, accept
         self.batch = batch_size(keys.device)
+        self.candidates = 0
 
     def enter(self, x: Tensor, y: Tensor, w: Tensor, triangle: Tensor, origin: Tensor | int) -> None:
         """Triangles (T,) with corners (3, T), in the views whose first pixel is `origin`."""
@@ -144,6 +154,9 @@ class _Canvas:
         area = dx1 * dy2 - dx2 * dy1
         area = torch.where(area == 0, torch.inf, area)
         w_x, w_y = (dw1 * dy2 - dw2 * dy1) / area, (dw2 * dx1 - dw1 * dx2) / area
+        self.candidates += int(width.sum())
+        if self.candidates > MAX_CANDIDATES:
+            raise TooManyLayers
         w_x_row = per_row(w_x)
         w_first = per_row(w[0]) + (centre - per_row(y[0])) * per_row(w_y) + (x_first + 0.5 - per_row(x[0])) * w_x_row
         least, most = per_row(w.amin(0)), per_row(w.amax(0))

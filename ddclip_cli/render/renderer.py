@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddclip_cli.errors import UserError
 from ddclip_cli.render.camera import FOCAL, Camera, camera_positions, look_at_origin
 from ddclip_cli.render.load import Up, load_scene
-from ddclip_cli.render.raster import EMPTY, batch_size, project, triangle_of
+from ddclip_cli.render.raster import EMPTY, TooManyLayers, batch_size, project, triangle_of
 from ddclip_cli.render.scene import Scene
 from ddclip_cli.render.shade import shade, shadow_map
 from ddclip_cli.render.surface import Surface
@@ -37,7 +38,24 @@ def render_mesh(
     goes by its format. Raises UserError for a file that is no mesh.
     """
     poses = poses_of(Path(path).stem, num_views=num_views, seed=seed, camera=camera)
-    return render_scene(load_scene(path, up=up), poses, image_size=image_size, device=device)
+    return render_file(path, poses, image_size=image_size, up=up, device=device)
+
+
+def render_file(
+    path: str | Path, poses: np.ndarray, *, image_size: int, up: Up = "auto", device: str | torch.device = "cpu"
+) -> np.ndarray:
+    """Views (F, H, W, 4) uint8 of a mesh file through world-to-camera matrices (F, 3, 4).
+
+    Raises UserError, in one sentence that begins with the path, whatever is wrong with the file.
+    """
+    scene = load_scene(path, up=up)
+    try:
+        return render_scene(scene, poses, image_size=image_size, device=device)
+    except TooManyLayers as error:
+        raise UserError(f"{path}: {error}") from None
+    except (MemoryError, RuntimeError) as error:  # the memory of the machine or of its GPU
+        why = str(error).split("\n")[0] or type(error).__name__
+        raise UserError(f"{path}: cannot be drawn ({why})") from error
 
 
 def poses_of(object_id: str, *, num_views: int, seed: int, camera: Camera = "zero123") -> np.ndarray:

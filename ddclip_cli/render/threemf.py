@@ -16,7 +16,6 @@ from ddclip_cli.render.outside import FilesBeside, check_archive, check_triangle
 from ddclip_cli.render.scene import WHITE, Material, Part
 from ddclip_cli.render.tone import to_linear
 
-MAX_DEPTH = 32  # of objects within objects
 Object = tuple[str, str]  # path in the archive, id
 
 
@@ -24,13 +23,10 @@ def read_3mf(data: bytes, files: FilesBeside) -> Iterator[Part]:
     """The parts of a .3mf file in its own axes (z up)."""
     check_archive(data, files.name)
     package = _Package(data, files)
-    triangles = 0
-    for path, model in package.models.items():
-        for item in _below(model, "build", "item"):
-            for part in package.parts(_target(item, path), _transform(item), MAX_DEPTH):
-                triangles += len(part.faces)
-                check_triangles(triangles, files.name)
-                yield part
+    items = [(item, path) for path, model in package.models.items() for item in _below(model, "build", "item")]
+    check_triangles(sum(package.amount(_target(item, path), ()) for item, path in items), files.name)
+    for item, path in items:
+        yield from package.parts(_target(item, path), _transform(item))
 
 
 class _Package:
@@ -41,6 +37,7 @@ class _Package:
         self.models: dict[str, Any] = {}
         self.objects: dict[Object, Any] = {}
         self.colours: dict[Object, np.ndarray] = {}  # (N, 3) linear, by the id of their group
+        self._amounts: dict[Object, int] = {}
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for name in archive.namelist():
                 if name.lower().endswith(".model"):
@@ -59,13 +56,22 @@ class _Package:
                 elif kind == "texture2dgroup":
                     files.note("pictures on a .3mf are not drawn")
 
-    def parts(self, key: Object, place: np.ndarray, depth: int) -> Iterator[Part]:
-        """The triangles of an object and of those that it consists of."""
-        if depth == 0:
+    def amount(self, key: Object, above: tuple[Object, ...]) -> int:
+        """The triangles of an object and of those that it consists of, and one for each object."""
+        if key in above:
             raise ValueError("its objects hold each other")
+        if key not in self._amounts:
+            thing = self.objects[key]
+            parts = _below(thing, "components", "component")
+            own = 1 + len(_below(thing, "mesh", "triangles", "triangle"))
+            self._amounts[key] = own + sum(self.amount(_target(part, key[0]), (*above, key)) for part in parts)
+        return self._amounts[key]
+
+    def parts(self, key: Object, place: np.ndarray) -> Iterator[Part]:
+        """The triangles of an object and of those that it consists of."""
         thing = self.objects[key]
         for component in _below(thing, "components", "component"):
-            yield from self.parts(_target(component, key[0]), _transform(component) @ place, depth - 1)
+            yield from self.parts(_target(component, key[0]), _transform(component) @ place)
         points, triangles = (
             _below(thing, "mesh", *names) for names in (("vertices", "vertex"), ("triangles", "triangle"))
         )
