@@ -89,7 +89,7 @@ def plain_views_a_second(triangles: int) -> tuple[float, float]:
     size = SIZE * SAMPLES
     begin = time.perf_counter()
     camera = torch.from_numpy(poses[:1]).float()
-    points = project(torch.from_numpy(scene.vertices), camera, FOCAL, size)[0].numpy().T.astype(np.float64)
+    points = project(torch.from_numpy(scene.vertices).T, camera, FOCAL, size)[0].numpy().T.astype(np.float64)
     nearest = np.zeros((size, size))
     for corners in points[scene.faces]:
         x, y, w = corners.T

@@ -169,9 +169,9 @@ if __name__ == "__main__":
 def test_ids_may_come_from_paths(tmp_path, meshes):
     (meshes / "more" / "box.off").write_text(OFF)
     found = find_meshes([meshes], object_ids="path")
-    assert list(found) == ["ball", "box", "more_box", "more_cone", "quad"]
+    assert list(found) == ["ball.ply", "box.stl", "more_box.off", "more_cone.OFF", "quad.glb"]
     (meshes / "more_box.off").write_text(OFF)
-    with pytest.raises(UserError, match=r"would both be object 'more_box': rename one of them$"):
+    with pytest.raises(UserError, match=r"would both be object 'more_box.off': rename one of them$"):
         find_meshes([meshes], object_ids="path")
 
 

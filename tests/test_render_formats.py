@@ -54,6 +54,14 @@ def test_colours_of_a_3mf_by_object_by_triangle_and_by_corner(tmp_path):
     assert np.allclose(colours[2], [[0, 1, 0, 1], [1, 0, 0, 1], [1, 0, 0, 1]])
 
 
+def test_components_of_a_3mf_have_the_colour_of_the_whole_where_they_have_none(tmp_path):
+    colours = '<m:colorgroup id="6"><m:color color="#00FF00"/></m:colorgroup>'
+    whole = '<object id="2" pid="6" pindex="0"><components><component objectid="1"/></components></object>'
+    resources = colours + thing('<triangle v1="0" v2="1" v3="2"/>', id="1") + whole
+    (material,) = load_scene(threemf(tmp_path, resources, '<item objectid="2"/>')).materials
+    assert material.factor == (0, 1, 0, 1)
+
+
 def test_objects_of_a_3mf_stand_where_their_items_and_components_say(tmp_path):
     component = '<component objectid="1" transform="0 1 0 -1 0 0 0 0 1 10 0 0"/>'
     whole = f'<object id="2"><components>{component}</components></object>'

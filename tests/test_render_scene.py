@@ -97,7 +97,7 @@ def test_colours_of_faces_do_not_run_into_each_other(tmp_path):
 def test_a_file_that_says_nothing_is_grey(tmp_path):
     path = tmp_path / "it.off"
     path.write_text(OFF)
-    assert np.allclose(colour_of(load_scene(path))[..., :3], 0.214, atol=1e-3)
+    assert np.allclose(colour_of(load_scene(path))[..., :3], 0.8)
 
 
 def picture_of(scene) -> np.ndarray | None:
@@ -212,6 +212,18 @@ def test_up_is_what_one_says(tmp_path, suffix, axis):
     trimesh.creation.box((0.2, 1.0, 0.2)).export(path)
     for up, expected in (("auto", axis), ("y", 2), ("z", 1)):
         assert np.ptp(load_scene(path, up=up).vertices, axis=0).argmax() == expected
+
+
+def test_coordinates_of_a_texture_that_no_one_names_are_no_texture(tmp_path):
+    path = tmp_path / "it.ply"
+    path.write_text(
+        "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+        "property float s\nproperty float t\nelement face 1\nproperty list uchar int vertex_indices\nend_header\n"
+        "0 0 0 0 0\n1 0 0 1 0\n0 1 0 0 1\n3 0 1 2\n"
+    )
+    scene = load_scene(path)
+    assert picture_of(scene) is None
+    assert np.allclose(colour_of(scene)[..., :3], 0.8)
 
 
 def test_an_mtl_says_how_opaque_it_is(tmp_path, capsys):

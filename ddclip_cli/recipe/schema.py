@@ -50,8 +50,7 @@ class RenderSection(Section):
     up: Literal["auto", "y", "z"] = "auto"
     """The axis that points up in the files; `auto` goes by their format."""
     object_ids: Literal["name", "path"] = "name"
-    """From the files' names, or from their paths below the folder that was given: `chairs/7/model.glb` is
-    `chairs_7_model`."""
+    """The files' names without suffix, or their whole paths below the folder: `chairs/7.glb` is `chairs_7.glb`."""
 
 
 class PackSection(Section):

@@ -111,7 +111,7 @@ def find_meshes(sources: Iterable[str | Path], *, object_ids: ObjectIds = "name"
         if not found:
             raise UserError(f"{source}: holds no mesh ({', '.join(MESH_SUFFIXES)})")
         for mesh in sorted(found):
-            below = mesh.relative_to(source).with_suffix("").parts if source.is_dir() else (mesh.stem,)
+            below = mesh.relative_to(source).parts if source.is_dir() else (mesh.name,)
             object_id = mesh.stem if object_ids == "name" else "_".join(below)
             other = meshes.setdefault(object_id, mesh)
             if other.resolve() != mesh.resolve():

@@ -9,7 +9,7 @@ from enum import IntEnum
 import numpy as np
 
 from ddclip_cli.errors import UserError
-from ddclip_cli.render.tone import GREY, to_linear
+from ddclip_cli.render.tone import GREY
 
 NEARLY_ONE = 250 / 255  # exporters leave alphas of almost one
 
@@ -48,7 +48,7 @@ class Texture:
 class Material:
     """A matte surface: colours are linear, and textures multiply them."""
 
-    factor: Sequence[float] = (*to_linear(np.full(3, GREY)), 1.0)
+    factor: Sequence[float] = (GREY, GREY, GREY, 1.0)
     """RGBA."""
     texture: Texture | None = None
     emissive: Sequence[float] = (0.0, 0.0, 0.0)

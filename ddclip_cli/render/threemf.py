@@ -67,36 +67,36 @@ class _Package:
             self._amounts[key] = own + sum(self.amount(_target(part, key[0]), (*above, key)) for part in parts)
         return self._amounts[key]
 
-    def parts(self, key: Object, place: np.ndarray) -> Iterator[Part]:
-        """The triangles of an object and of those that it consists of."""
+    def parts(self, key: Object, place: np.ndarray, colour: np.ndarray | None = None) -> Iterator[Part]:
+        """The triangles of an object and of those that it consists of, in `colour` (3,) where nothing else is said."""
         thing = self.objects[key]
+        own = self._colour(key[0], thing.get("pid"), thing.get("pindex"))
+        colour = colour if own is None else own
         for component in _below(thing, "components", "component"):
-            yield from self.parts(_target(component, key[0]), _transform(component) @ place)
-        points, triangles = (
-            _below(thing, "mesh", *names) for names in (("vertices", "vertex"), ("triangles", "triangle"))
-        )
+            yield from self.parts(_target(component, key[0]), _transform(component) @ place, colour)
+        points, triangles = _below(thing, "mesh", "vertices", "vertex"), _below(thing, "mesh", "triangles", "triangle")
         vertices = _numbers(points, ("x", "y", "z"), np.float64) @ place[:3, :3] + place[3, :3]
         faces = _numbers(triangles, ("v1", "v2", "v3"), np.int64)
-        colours = self._colours(key[0], thing, triangles)
-        if colours is None:
-            yield Part(vertices, faces, Material())
-        else:
-            yield Part(vertices[faces.ravel()], np.arange(faces.size).reshape(-1, 3), WHITE, None, colours)
+        plain = Material() if colour is None else Material((*colour.tolist(), 1.0))
+        if not any(triangle.get("p1") for triangle in triangles):
+            yield Part(vertices, faces, plain)
+            return
+        rest = np.asarray(plain.factor)[:3]
+        colours = np.array([c for triangle in triangles for c in self._of_corners(key[0], thing, triangle, rest)])
+        colours = np.pad(colours, ((0, 0), (0, 1)), constant_values=1.0)
+        yield Part(vertices[faces.ravel()], np.arange(faces.size).reshape(-1, 3), WHITE, None, colours)
 
-    def _colours(self, path: str, thing: Any, triangles: list[Any]) -> np.ndarray | None:
-        """(3T, 4) linear RGBA of the corners, None where nothing is said."""
-        grey = np.append(np.asarray(Material().factor)[:3], 1.0)
-        colours, said = [], False
-        for triangle in triangles:
-            group = self.colours.get((path, triangle.get("pid") or thing.get("pid")))
-            first = triangle.get("p1") or thing.get("pindex")
-            for at in (first, triangle.get("p2") or first, triangle.get("p3") or first):
-                if group is None or at is None or not 0 <= int(at) < len(group):
-                    colours.append(grey)
-                else:
-                    colours.append(np.append(group[int(at)], 1.0))
-                    said = True
-        return np.array(colours) if said else None
+    def _of_corners(self, path: str, thing: Any, triangle: Any, rest: np.ndarray) -> Iterator[np.ndarray]:
+        """(3,) linear for each of a triangle's corners, `rest` where nothing is said."""
+        group, first = triangle.get("pid") or thing.get("pid"), triangle.get("p1")
+        for at in (first, triangle.get("p2") or first, triangle.get("p3") or first):
+            colour = self._colour(path, group, at)
+            yield rest if colour is None else colour
+
+    def _colour(self, path: str, group: str | None, at: str | None) -> np.ndarray | None:
+        """(3,) linear of a place in a group of colours."""
+        colours = self.colours.get((path, group or ""))
+        return colours[int(at)] if colours is not None and at is not None and 0 <= int(at) < len(colours) else None
 
 
 def _name(element: Any) -> str:
@@ -114,9 +114,8 @@ def _below(element: Any, *names: str) -> list[Any]:
 
 def _numbers(elements: list[Any], names: tuple[str, ...], dtype: type) -> np.ndarray:
     """(N, names) of attributes."""
-    return np.array([[element.get(name) for name in names] for element in elements], dtype=dtype).reshape(
-        -1, len(names)
-    )
+    rows = [[element.get(name) for name in names] for element in elements]
+    return np.array(rows, dtype=dtype).reshape(-1, len(names))
 
 
 def _target(element: Any, path: str) -> Object:

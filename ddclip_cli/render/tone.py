@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-GREY = 0.5  # sRGB, of surfaces that say nothing
+GREY = 0.8  # linear, of surfaces that say nothing: Blender's own
 
 
 def to_linear(srgb: np.ndarray) -> np.ndarray:

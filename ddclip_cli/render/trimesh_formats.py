@@ -78,6 +78,8 @@ class _Materials:
             alpha = float(colour[3])
         else:  # .mtl; exporters write any colour beside a picture
             base, picture = getattr(material, "diffuse", None), getattr(material, "image", None)
+            if getattr(picture, "format", None) is None:  # not from a file: trimesh fills in one of 2 x 2
+                picture = None
             if picture is None and (base is None or np.array_equal(base, FILLED_IN)):
                 return Material()
             colour = np.ones(4) if picture is not None else _unit(base)
