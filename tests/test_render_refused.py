@@ -14,6 +14,7 @@ import pytest
 from mesh_files import OFF, TRIANGLE, TWO_HALVES, gltf, write_obj
 
 from ddclip_cli.errors import UserError
+from ddclip_cli.render import render_mesh
 from ddclip_cli.render.load import load_scene
 from ddclip_cli.sample.glb import png_bytes
 
@@ -175,3 +176,66 @@ def test_other_kinds_of_file_are_refused(tmp_path):
     (tmp_path / "chair.blend").write_text("x")
     assert "not a mesh format" in refused(tmp_path / "chair.blend")
     assert "no such mesh file" in refused(tmp_path / "gone.glb")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\0" * 80 + struct.pack("<I", 100_000_000) + b"\0" * 500,  # a hundred million triangles in 500 bytes
+        b"\0" * 80 + struct.pack("<I", 4_294_967_295) + b"\0" * 5000,
+    ],
+)
+def test_an_stl_that_claims_more_than_it_holds_is_refused(tmp_path, data):
+    (tmp_path / "it.stl").write_bytes(data)
+    refused(tmp_path / "it.stl")
+
+
+@pytest.mark.parametrize("kind", ["ascii", "binary_little_endian"])
+def test_a_ply_that_claims_billions_is_refused(tmp_path, kind):
+    header = (
+        f"ply\nformat {kind} 1.0\nelement vertex 4000000000\nproperty float x\nproperty float y\nproperty float z\n"
+    )
+    header += "element face 4000000000\nproperty list uchar int vertex_indices\nend_header\n"
+    (tmp_path / "it.ply").write_bytes(header.encode() + b"0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
+    refused(tmp_path / "it.ply")
+
+
+def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "it.off"
+    path.write_text(OFF)
+
+    def denied(_self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    assert "cannot be read (Permission denied)" in refused(path)
+
+
+def test_triangles_in_too_many_layers_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "it.off"
+    path.write_text(OFF)
+    monkeypatch.setattr("ddclip_cli.render.raster.MAX_CANDIDATES", 100)
+    with pytest.raises(UserError, match=r"it\.off: its triangles lie in too many layers"):
+        render_mesh(path, num_views=2, image_size=64)
+
+
+def test_a_device_without_memory_is_one_sentence(tmp_path, monkeypatch):
+    path = tmp_path / "it.off"
+    path.write_text(OFF)
+
+    def full(*_arguments):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nGPU 0 has ...")
+
+    monkeypatch.setattr("ddclip_cli.render.renderer.Surface", full)
+    with pytest.raises(UserError, match=r"it\.off: cannot be drawn \(CUDA out of memory\. Tried to allocate 2 GiB\)$"):
+        render_mesh(path, num_views=1, image_size=16)
+
+
+def test_names_in_any_encoding_are_read(tmp_path):
+    """OBJ has no encoding, and exporters write Latin-1."""
+    path = tmp_path / "it.obj"
+    path.write_bytes(
+        "# Füße\no Stühle für Gäste, größer und schöner als früher\n".encode("latin-1")
+        + b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
+    )
+    assert len(load_scene(path).faces) == 1

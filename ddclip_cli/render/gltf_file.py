@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from ddclip_cli.errors import UserError
-from ddclip_cli.render.outside import MAX_TRIANGLES, FilesBeside, check_triangles
+from ddclip_cli.render.outside import FilesBeside, check_triangles
 
 DTYPES = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
+MAX_ZEROS = 3_000_000  # items of an array that is only there where it is not zero; a small file can claim any number
 NOT_READ = ("EXT_meshopt_compression", "KHR_meshopt_compression")  # geometry that is not there without them
 
 
@@ -46,8 +47,8 @@ class GltfFile:
         dtype = np.dtype(DTYPES[accessor["componentType"]]).newbyteorder("<")
         if "bufferView" in accessor:
             values = self._strided(accessor, count, width, dtype)
-        elif count > 3 * MAX_TRIANGLES:
-            raise ValueError("an array is too long")
+        elif "sparse" not in accessor or count > MAX_ZEROS:
+            raise ValueError("an array is not there")
         else:
             values = np.zeros((count, width), dtype)
         if "sparse" in accessor:

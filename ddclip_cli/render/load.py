@@ -37,7 +37,11 @@ def load_scene(path: str | Path, *, up: Up = "auto") -> Scene:
         raise UserError(f"{path}: no such mesh file")
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path}: is larger than {MAX_BYTES >> 30} GiB: simplify it")
-    return scene_from_bytes(path.read_bytes(), suffix, name=str(path), folder=path.parent, up=up)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    return scene_from_bytes(data, suffix, name=str(path), folder=path.parent, up=up)
 
 
 def scene_from_bytes(data: bytes, suffix: str, *, name: str, folder: Path | None = None, up: Up = "auto") -> Scene:
