@@ -124,13 +124,3 @@ def test_the_sample_without_its_data_names_the_demo(tmp_path, monkeypatch):
     assert "train.h5" in ended.err
     assert ended.err.endswith("; `ddclip demo` makes the sample's files: then add --data-dir demo\n")
     assert ended.err.count("\n") == 1
-
-
-def test_extra_data_is_refused_honestly(library):
-    recipe = yaml.safe_load((library / "tiny.yaml").read_text())
-    recipe["data"]["extra"] = {"store": "a.h5", "image_targets": "b", "text_targets": "c", "batch_size": 2}
-    (library / "tiny.yaml").write_text(yaml.safe_dump(recipe))
-    ended = train(library)
-    assert ended.code == 1
-    assert "data.extra" in ended.err
-    assert train(library, "data.extra=null", "--max-steps", 1).code == 0

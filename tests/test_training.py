@@ -16,20 +16,18 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tiny_training import OBJECTS, PLAN, VIEWS, Targets, accuracy, lines, objects, tiny_model
 
-from ddclip_cli.data.dataset import Batch, ObjectSet
+from ddclip_cli.data.dataset import Batch, TrainingData
 from ddclip_cli.errors import UsageError, UserError
 from ddclip_cli.model import checkpoints
-from ddclip_cli.model.checkpoints import load_backbone, load_model
-from ddclip_cli.training import checkpointing, loop
+from ddclip_cli.model.checkpoints import load_model
+from ddclip_cli.training import checkpointing
 from ddclip_cli.training.loop import train
 from ddclip_cli.training.plan import TrainingPlan
 from ddclip_cli.training.trainer import Trainer
 
 REFERENCE = Path(__file__).parent / "data" / "reference_model"
-OBJECTS, VIEWS, WIDTH = 10, 4, 8
-# Two steps an epoch.
-PLAN = TrainingPlan(batch_size=4, num_views=(1, 3), epochs=3, learning_rate=1e-3, precision="fp32", seed=11)
 
 
 @pytest.fixture(autouse=True)
@@ -39,65 +37,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-class Store:
-    ids = tuple(f"object-{i}" for i in range(OBJECTS))
-    num_views = VIEWS
-    pictures = np.random.default_rng(0).integers(0, 256, (OBJECTS, VIEWS, 3, 32, 32), dtype=np.uint8)
-
-    def rows(self, object_ids):
-        return np.array([self.ids.index(i) for i in object_ids])
-
-    def read(self, rows, views):
-        return self.pictures[rows[:, None], views]
-
-
-class Targets:
-    """Image targets of every view, and two text targets to draw from."""
-
-    ids, num_views = Store.ids, VIEWS
-    features = np.random.default_rng(1).standard_normal((OBJECTS, VIEWS, WIDTH)).astype(np.float32)
-
-    def rows(self, object_ids):
-        return Store().rows(object_ids)
-
-    def read(self, rows, views):
-        return self.features[rows[:, None], views].mean(axis=1)
-
-    def draw(self, object_ids, rng):
-        rows = self.rows(object_ids)
-        return self.features[rows, rng.integers(2, size=len(rows))]
-
-
-def tiny_model(folder: Path):
-    config = {
-        "embed_dim": WIDTH,
-        "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "patch_size": 16, "head_width": 16},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
-    }
-    file = folder / "tiny.json"
-    file.write_text(json.dumps(config))
-    torch.manual_seed(0)
-    model = load_backbone(str(file), None, cross_view_from=1, device="cpu", precision="fp32")
-    with torch.no_grad():
-        model.clip.token_embedding.weight.zero_()  # zero rows are not saved: small checkpoints
-    return model
-
-
-def objects(**changes) -> ObjectSet:
-    return ObjectSet(**({"store": Store(), "image_targets": Targets(), "text_targets": Targets()} | changes))
-
-
-def accuracy(model) -> dict:
-    """Stands for the evaluation: any pure function of the weights, which leaves the model in another mode."""
-    model.train()
-    weight = model.clip.visual.transformer.resblocks[-1].attn.in_proj_weight
-    return {"top1": 50 + 10 * math.sin(1e4 * weight.sum().item())}
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 # The step
@@ -126,7 +65,7 @@ def reference_trainer() -> tuple[Trainer, Batch, dict]:
 
 def test_three_steps_are_the_references():
     trainer, batch, expected = reference_trainer()
-    steps = [trainer.step(batch, learning_rate=5e-5) for _ in range(3)]
+    steps = [trainer.step([batch], learning_rate=5e-5) for _ in range(3)]
     assert steps[0].loss_image == pytest.approx(expected["loss_image"].item(), abs=1e-5)
     assert steps[0].loss_text == pytest.approx(expected["loss_text"].item(), abs=1e-5)
     assert [step.loss for step in steps] == pytest.approx(expected["losses"].tolist(), abs=1e-5)
@@ -151,17 +90,17 @@ def test_only_what_is_trained_changes(tmp_path):
 
 def test_the_loss_falls_when_it_may_overfit(tmp_path):
     plan = TrainingPlan(trainable="all", crop="none", precision="fp32")
-    data = loop.TrainingData(objects(), batch_size=10, num_views=(2, 2), seed=0)
+    data = TrainingData(objects(), batch_size=10, num_views=(2, 2), seed=0)
     trainer = Trainer(tiny_model(tmp_path), plan)
-    losses = [trainer.step(data[step], learning_rate=3e-3).loss for step in range(60)]
+    losses = [trainer.step([data[step]], learning_rate=3e-3).loss for step in range(60)]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0), (0.5, 2.0)])
 def test_the_loss_is_the_weighted_sum_of_its_parts(tmp_path, weights):
     plan = TrainingPlan(batch_size=4, precision="fp32", image_loss_weight=weights[0], text_loss_weight=weights[1])
-    data = loop.TrainingData(objects(), batch_size=4, num_views=(2, 2), seed=0)
-    losses = Trainer(tiny_model(tmp_path), plan).step(data[0], learning_rate=1e-3)
+    data = TrainingData(objects(), batch_size=4, num_views=(2, 2), seed=0)
+    losses = Trainer(tiny_model(tmp_path), plan).step([data[0]], learning_rate=1e-3)
     assert losses.loss == pytest.approx(weights[0] * losses.loss_image + weights[1] * losses.loss_text)
 
 
@@ -262,10 +201,10 @@ def run_and_die(folder: Path, moment: str) -> None:
     )  # fmt: skip
     evaluations = 0
 
-    def save_or_die(run, trainer, progress, recipe):
+    def save_or_die(run, trainer, progress, recipe, *, keep):
         if moment == "before the first checkpoint":
             kill()
-        save(run, trainer, progress, recipe)
+        save(run, trainer, progress, recipe, keep=keep)
 
     def torch_save_or_die(state, file):
         if moment == "in the middle of a checkpoint" and "step-00000003" in Path(file.name).parent.name:
@@ -278,10 +217,10 @@ def run_and_die(folder: Path, moment: str) -> None:
             kill()
         point_best(run, progress)
 
-    def prune_or_die(run):
+    def prune_or_die(run, keep):
         if moment == "before old checkpoints go" and len(list(run.checkpoints.glob("step-*"))) > 1:
             kill()
-        prune(run)
+        prune(run, keep)
 
     def evaluate_or_die(model):
         nonlocal evaluations

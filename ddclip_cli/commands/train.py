@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,10 +23,18 @@ from ddclip_cli.commands.options import (
 from ddclip_cli.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from ddclip_cli.data.targets import ImageTargets
+    from ddclip_cli.data.dataset import ObjectSet
     from ddclip_cli.model.multiview import MultiViewCLIP
     from ddclip_cli.recipe import Recipe
+    from ddclip_cli.recipe.schema import DataSection, ExtraDataSection
     from ddclip_cli.training.gate import Evaluation
+    from ddclip_cli.training.loop import ExtraSet
+
+
+class TrackerName(str, Enum):
+    none = "none"
+    tensorboard = "tensorboard"
+    wandb = "wandb"
 
 
 def command(
@@ -36,11 +46,34 @@ def command(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")] = False,
     force: ForceOption = False,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            "--init-from",
+            metavar="NAME_OR_PATH",
+            help="Start from a trained checkpoint, ours or official, not the backbone.",
+        ),
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps of the whole run.")] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that share every batch, on a GPU each where there are GPUs; default: 1."),
+    ] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Objects a process puts through the network at once; the gradient stays the batch's."),
+    ] = None,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Less memory: compute activations again in the backward pass.")
+    ] = False,
     save_every: Annotated[
         int | None,
         typer.Option(min=1, help="Steps between checkpoints within an epoch; default: every ten minutes."),
     ] = None,
+    keep: Annotated[int, typer.Option(min=1, help="How many of the newest checkpoints stay, beside the best.")] = 1,
+    tracker: Annotated[
+        TrackerName, typer.Option("--tracker", help="Where the metrics go too, beside metrics.jsonl.")
+    ] = TrackerName.none,
     no_eval: Annotated[bool, typer.Option("--no-eval", help="Train without evaluation or best checkpoint.")] = False,
     seed: SeedOption = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Batches to read ahead; 0 reads in turn.")] = 2,
@@ -56,62 +89,86 @@ def command(
     Examples:
     \b
       ddclip train --recipe sample --data-dir demo train.epochs=1
-      ddclip train --recipe sample --data-dir demo train.epochs=1 --resume
+      ddclip train --recipe sample --data-dir demo train.epochs=1 --processes 2 --resume
     """
     from ddclip_cli import console
     from ddclip_cli.commands.needs import require, sample_hint
-    from ddclip_cli.commands.sources import load_recipe_backbone
+    from ddclip_cli.commands.sources import load_recipe_backbone, model_source
     from ddclip_cli.recipe import data_path, load_recipe
+    from ddclip_cli.training import launch
 
     if resume and force:
         raise UsageError("--resume goes on with a run and --force replaces it: give one of them")
+    launch.refuse_mismatch(processes)
     given = [] if seed is None else [f"seed={seed}"]
+    given += (
+        []
+        if init_from is None
+        else [f"train.init_from={Path(init_from).absolute() if Path(init_from).exists() else init_from}"]
+    )
     settings = load_recipe(recipe, [*(set_ or []), *(overrides or []), *given])
-    data = settings.data
-    if data.extra is not None:
-        raise UserError(f"recipe {recipe} has data.extra, which this version cannot train on yet: set data.extra=null")
-
-    store, images, texts = (data_path(path, data_dir) for path in (data.store, data.image_targets, data.text_targets))
-    ids, listed = (None if path is None else data_path(path, data_dir) for path in (data.ids, data.objects))
+    start = None if settings.train.init_from is None else model_source(settings.train.init_from, data_dir)
+    needed = [start, *_training_files(settings, data_dir)]
     evaluated = [] if no_eval else _evaluation_files(settings, data_dir)
-    needed = (store, ids, listed, images, texts, *evaluated)
-    hint = sample_hint(settings, *needed)
+    files = [path for path in (*needed, *evaluated) if isinstance(path, Path)]
+    hint = sample_hint(settings, *files)
     if hint is None and not all(path.exists() for path in evaluated):
         hint = "--no-eval trains without the evaluation's files"
-    require(*needed, data_dir=data_dir, hint=hint)
+    require(*needed, *evaluated, data_dir=data_dir, hint=hint)
+    if processes not in (None, 1) and launch.launched() is None:
+        launch.refuse_too_many(processes, device)
+        if code := launch.launch(processes, sys.argv[1:]):
+            raise typer.Exit(code)
+        return
+    launch.end_with_the_launcher()
 
     import torch
 
-    from ddclip_cli.data.dataset import ObjectSet
-    from ddclip_cli.data.object_ids import read_id_list
-    from ddclip_cli.data.targets import ImageTargets, TextTargets
-    from ddclip_cli.data.view_store import ViewStore
+    from ddclip_cli.model.checkpoints import load_model
     from ddclip_cli.training.loop import train
     from ddclip_cli.training.plan import TrainingPlan
+    from ddclip_cli.training.processes import LostProcessError, Processes
 
-    image_targets = ImageTargets(images)
-    objects = ObjectSet(
-        store=ViewStore(store, ids),
-        image_targets=image_targets,
-        text_targets=TextTargets(texts),
-        object_ids=None if listed is None else read_id_list(listed),
-    )
-    torch.manual_seed(settings.seed)  # for a backbone without pretrained weights
-    model = load_recipe_backbone(settings, data_dir, device, "fp32", settings.model.cross_view_from)
-    _compare_backbones(image_targets, model)
-    summary = train(
-        model,
-        objects,
-        TrainingPlan(seed=settings.seed, **settings.train.model_dump()),
-        out or Path("runs") / Path(recipe).stem,
-        evaluate=None if no_eval else _evaluation(settings, model, data_dir),
-        recipe=settings.model_dump(mode="json"),
-        resume=resume,
-        force=force,
-        max_steps=max_steps,
-        save_every=save_every,
-        jobs=jobs,
-    )
+    place = launch.device_of_process(device)
+    together = Processes.join(torch.device("cuda" if place.startswith("cuda") else "cpu"))
+    try:
+        with together.together():
+            objects, extra = _sets(settings, data_dir)
+            torch.manual_seed(settings.seed)  # for a backbone without pretrained weights
+            if start is None:
+                model = load_recipe_backbone(settings, data_dir, place, "fp32", settings.model.cross_view_from)
+                _compare_backbones(data_path(settings.data.image_targets, data_dir), model)
+            else:
+                model = load_model(start, device=place, precision="fp32")
+                model = model.with_views_meeting_from(settings.model.cross_view_from)
+            evaluation = None if no_eval or not together.is_main else _evaluation(settings, model, data_dir)
+        summary = train(
+            model,
+            objects,
+            TrainingPlan(seed=settings.seed, **settings.train.model_dump()),
+            out or Path("runs") / Path(recipe).stem,
+            extra=extra,
+            evaluate=evaluation,
+            recipe=settings.model_dump(mode="json"),
+            resume=resume,
+            force=force,
+            max_steps=max_steps,
+            save_every=save_every,
+            keep=keep,
+            jobs=jobs,
+            micro_batch=micro_batch,
+            recompute=recompute,
+            tracker=tracker.value,
+            processes=together,
+        )
+    except LostProcessError:
+        if launch.is_launched_by_us():  # the launcher says which
+            raise typer.Exit(1) from None
+        raise
+    finally:
+        together.leave()
+    if not together.is_main:
+        return
     if as_json:
         console.print_json(summary)
     else:
@@ -121,15 +178,47 @@ def command(
         console.print_table(["training", ""], rows)
 
 
-def _compare_backbones(targets: ImageTargets, model: MultiViewCLIP) -> None:
+def _training_files(recipe: Recipe, data_dir: Path) -> list[Path]:
+    from ddclip_cli.recipe import data_path
+
+    sets: list[DataSection | ExtraDataSection] = [recipe.data, *filter(None, [recipe.data.extra])]
+    named = [path for own in sets for path in (own.store, own.ids, own.objects, own.image_targets, own.text_targets)]
+    return [data_path(path, data_dir) for path in dict.fromkeys(named) if path is not None]
+
+
+def _sets(recipe: Recipe, data_dir: Path) -> tuple[ObjectSet, ExtraSet | None]:
+    from ddclip_cli.training.loop import ExtraSet
+
+    objects, extra = _object_set(recipe.data, data_dir), recipe.data.extra
+    return objects, None if extra is None else ExtraSet(_object_set(extra, data_dir), extra.batch_size)
+
+
+def _object_set(named: DataSection | ExtraDataSection, data_dir: Path) -> ObjectSet:
+    from ddclip_cli.data.dataset import ObjectSet
+    from ddclip_cli.data.object_ids import read_id_list
+    from ddclip_cli.data.targets import ImageTargets, open_text_targets
+    from ddclip_cli.data.view_store import ViewStore
+    from ddclip_cli.recipe import data_path
+
+    ids = None if named.ids is None else data_path(named.ids, data_dir)
+    return ObjectSet(
+        store=ViewStore(data_path(named.store, data_dir), ids),
+        image_targets=ImageTargets(data_path(named.image_targets, data_dir)),
+        text_targets=open_text_targets(data_path(named.text_targets, data_dir)),
+        object_ids=None if named.objects is None else read_id_list(data_path(named.objects, data_dir)),
+    )
+
+
+def _compare_backbones(path: Path, model: MultiViewCLIP) -> None:
     """Warn if the targets say that another backbone made them; those who made them averaged the views."""
     from ddclip_cli.console import warn
+    from ddclip_cli.data.targets import ImageTargets
     from ddclip_cli.model.fingerprint import fingerprint
 
-    made_by, own = targets.backbone_fingerprint, fingerprint(model.clip.state_dict(), model.num_blocks)
+    made_by, own = ImageTargets(path).backbone_fingerprint, fingerprint(model.clip.state_dict(), model.num_blocks)
     if made_by not in (None, own):
         warn(
-            f"{targets.path} was made by another backbone ({made_by}) than the one in training ({own}): "
+            f"{path} was made by another backbone ({made_by}) than the one in training ({own}): "
             "make the targets again (ddclip encode-targets), unless this is meant"
         )
 

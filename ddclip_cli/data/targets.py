@@ -22,7 +22,7 @@ from ddclip_cli.data.view_store import ViewStore
 from ddclip_cli.errors import UserError, some
 from ddclip_cli.model.multiview import MultiViewCLIP
 
-__all__ = ["ImageTargets", "PerViewTextTargets", "TextTargets", "encode_targets"]
+__all__ = ["ImageTargets", "PerViewTextTargets", "TextTargets", "encode_targets", "open_text_targets"]
 
 TEXTS_AT_ONCE = 8192
 """Texts in one reading; a text that stands there twice is encoded once."""
@@ -82,6 +82,15 @@ class PerViewTextTargets(_PerViewFeatures):
     """`text_feat` (N, F, E): the feature of a caption of every view, as the reference has them for MVImgNet."""
 
     dataset = "text_feat"
+
+
+def open_text_targets(path: str | Path) -> TextTargets | PerViewTextTargets:
+    """Text targets in whichever form the file has them: several an object, or one a view."""
+    if Path(path).suffix != ".npy":
+        with opened(Path(path)) as file:
+            if "text_feat" in file:
+                return PerViewTextTargets(path)
+    return TextTargets(path)
 
 
 def encode_targets(

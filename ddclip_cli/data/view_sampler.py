@@ -12,10 +12,15 @@ import numpy as np
 import torch
 
 # One independent stream of random numbers for each kind of choice.
-_ORDER, _VIEWS, _TEXT, _CROP = range(4)
+_ORDER, _VIEWS, _TEXT, _CROP, _OWN_VIEWS, _SET = range(6)
 
 
-@lru_cache(maxsize=2)  # asked for again at each step of the epoch; 7 MB for 900,000 objects
+def seed_of_set(seed: int, number: int) -> int:
+    """The seed of set `number` (from 0) of those that train together: each makes choices of its own."""
+    return seed if number == 0 else int(_rng(_SET, seed, number).integers(2**63))
+
+
+@lru_cache(maxsize=4)  # asked for again at each step of the epoch; 7 MB for 900,000 objects
 def epoch_order(num_objects: int, *, seed: int, epoch: int) -> np.ndarray:
     """Permutation of `range(num_objects)` in which an epoch visits the objects, int64 (N,), read-only."""
     order = _rng(_ORDER, seed, epoch).permutation(num_objects)
@@ -40,9 +45,28 @@ def views_of_step(num_views: tuple[int, int], views_in_store: int, *, seed: int,
     return np.sort(rng.choice(views_in_store, size=count, replace=False))
 
 
-def text_rng(*, seed: int, step: int) -> np.random.Generator:
-    """The random numbers that pick each object's text target in a step."""
-    return _rng(_TEXT, seed, step)
+def views_of_objects(
+    num_views: tuple[int, int], views_in_store: int, *, seed: int, step: int, objects: slice
+) -> np.ndarray:
+    """View numbers of each object at some places of a step's global batch, int64 (B, F), each row increasing.
+
+    F is that of `views_of_step`; an object's views depend on its place alone.
+    """
+    count = len(views_of_step(num_views, views_in_store, seed=seed, step=step))
+    rng = _rng(_OWN_VIEWS, seed, step)
+    rng.bit_generator.advance(objects.start * views_in_store)  # type: ignore[attr-defined]
+    lots = rng.random((objects.stop - objects.start, views_in_store))
+    return np.sort(np.argsort(lots, axis=1)[:, :count], axis=1)
+
+
+def text_rng(*, seed: int, step: int, first: int = 0) -> np.random.Generator:
+    """The random numbers that pick the text targets of a step's objects, of which each uses up four.
+
+    `first`: the place in the global batch of the first object they are for.
+    """
+    rng = _rng(_TEXT, seed, step)
+    rng.bit_generator.advance(4 * first)  # type: ignore[attr-defined]
+    return rng
 
 
 def crop_generator(*, seed: int, step: int) -> torch.Generator:

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ddclip_cli import console
 from ddclip_cli.errors import UserError
 from ddclip_cli.model import towers
 from ddclip_cli.model.fingerprint import fingerprint
+from ddclip_cli.model.loss import at_least_single
 from ddclip_cli.model.transforms import CLIP_MEAN, CLIP_STD, Crop, to_pixels
 from ddclip_cli.model.views import read_views
 
@@ -52,6 +54,8 @@ class MultiViewCLIP(nn.Module):
         self.cross_view_from = cross_view_from
         self.backbone = backbone or {"name": "unnamed", "config": None}
         self.precision = precision
+        self.recompute = False
+        """Whether blocks that learn forget their activations and compute them again in the backward pass."""
         self.num_blocks = len(towers.blocks(visual))
         self.image_size = int(visual.image_size[0])
         self.embed_dim = int(visual.output_dim)
@@ -73,23 +77,46 @@ class MultiViewCLIP(nn.Module):
         """16 hex digits that name these weights and this `cross_view_from`, whatever file they came from."""
         return fingerprint(self.clip.state_dict(), self.cross_view_from)
 
+    def with_views_meeting_from(self, cross_view_from: int) -> MultiViewCLIP:
+        """The same weights, shared, with cross-view attention from block `cross_view_from` on."""
+        other = MultiViewCLIP(
+            self.clip, cross_view_from=cross_view_from, backbone=self.backbone, precision=self.precision
+        )
+        return other.train(self.training)  # the modules are this model's own, and so is their mode
+
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, F, 3, H, W) float, normalised -> (B, E) float32, not normalised."""
+        """(B, F, 3, H, W) float, normalised -> (B, E) float32 (float64 of a float64 model), not normalised."""
+        tokens = self.view_tokens(pixels.flatten(0, 1))  # (B, F, 3, H, W) -> (B*F, L, D)
+        return self.join_views(tokens.unflatten(0, pixels.shape[:2]))  # (B, F, L, D)
+
+    def view_tokens(self, pixels: Tensor) -> Tensor:
+        """(N, 3, H, W) float, normalised -> (N, L, D): each view after the blocks in which it is alone.
+
+        What a view gives here does not depend on the views it will be joined with, so that it serves any number of
+        sets of views. Where views never meet, L is 1: the CLS token.
+        """
         visual = towers.image_tower(self.clip)
-        num_objects, num_views = pixels.shape[:2]
         frozen = self._frozen_stages(pixels)
         with self._arithmetic():
             with _no_grad_if(frozen > 0):
-                x = towers.embed_patches(visual, pixels.flatten(0, 1))  # (B, F, 3, H, W) -> (B*F, L, D)
-            tokens_per_view = x.shape[1]
-            for index, block in enumerate(towers.blocks(visual)):
-                if index == self.cross_view_from:
-                    x = x.unflatten(0, (num_objects, num_views)).flatten(1, 2)  # (B*F, L, D) -> (B, F*L, D)
-                with _no_grad_if(frozen > index + 1):
-                    is_last = index == self.num_blocks - 1
-                    x = towers.cls_of_last_block(block, x, tokens_per_view) if is_last else block(x)
-        cls = x.reshape(num_objects, num_views, -1).float()  # (B*F, 1, D) or (B, F, D) -> (B, F, D)
-        return (visual.ln_post(cls).mean(dim=1) @ visual.proj).float()
+                x = towers.embed_patches(visual, pixels)
+            return self._through_blocks(x, range(self.cross_view_from), x.shape[1], frozen)
+
+    @property
+    def learns_in_single_views(self) -> bool:
+        """Whether `view_tokens` carries a gradient."""
+        return self._first_that_learns() <= self.cross_view_from
+
+    def join_views(self, tokens: Tensor) -> Tensor:
+        """`view_tokens` of F views of B objects (B, F, L, D) -> (B, E) float32, not normalised."""
+        visual = towers.image_tower(self.clip)
+        num_objects, num_views, tokens_per_view, _ = tokens.shape
+        x = tokens.flatten(1, 2)  # (B, F, L, D) -> (B, F*L, D)
+        with self._arithmetic():
+            blocks = range(self.cross_view_from, self.num_blocks)
+            x = self._through_blocks(x, blocks, tokens_per_view, self._frozen_stages(tokens))
+        cls = at_least_single(x.reshape(num_objects, num_views, -1))  # (B, F, D)
+        return at_least_single(visual.ln_post(cls).mean(dim=1) @ visual.proj)
 
     def view_features(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) float, normalised -> (N, E) float32: each view alone, as stock `encode_image` sees it."""
@@ -151,12 +178,32 @@ class MultiViewCLIP(nn.Module):
         dtype = AUTOCAST.get(self.precision)
         return torch.autocast(self.device.type, dtype=dtype) if dtype else nullcontext()
 
-    def _frozen_stages(self, pixels: Tensor) -> int:
-        """How many stages (patch embedding, then each block) come before the first that needs a gradient."""
+    def _through_blocks(self, x: Tensor, indices: range, tokens_per_view: int, frozen: int) -> Tensor:
+        """(G, T, D) -> the same after these blocks; the last block of the tower leaves only the CLS tokens."""
+        for index in indices:
+            learns = frozen <= index + 1
+            with _no_grad_if(not learns):
+                if learns and self.recompute:
+                    x = checkpoint(self._block, index, x, tokens_per_view, use_reentrant=False)
+                else:
+                    x = self._block(index, x, tokens_per_view)
+        return x
+
+    def _block(self, index: int, x: Tensor, tokens_per_view: int) -> Tensor:
+        block = towers.blocks(towers.image_tower(self.clip))[index]
+        return towers.cls_of_last_block(block, x, tokens_per_view) if index == self.num_blocks - 1 else block(x)
+
+    def _frozen_stages(self, x: Tensor) -> int:
+        """How many stages (patch embedding, then each block) come before the first that needs a gradient.
+
+        `x` is what enters: if it carries a gradient, every stage passes it on.
+        """
+        return 0 if x.requires_grad else self._first_that_learns()
+
+    def _first_that_learns(self) -> int:
+        """Stage number: 0 is the patch embedding, 1 the first block; one more than there are if none learns."""
         visual = towers.image_tower(self.clip)
         stages = [towers.stem_parameters(visual), *[list(block.parameters()) for block in towers.blocks(visual)]]
-        if pixels.requires_grad:
-            return 0
         learning = [index for index, stage in enumerate(stages) if any(p.requires_grad for p in stage)]
         return learning[0] if learning else len(stages)
 

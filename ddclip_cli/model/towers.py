@@ -75,7 +75,7 @@ def blocks(visual: VisionTransformer) -> Sequence[nn.Module]:
 
 def embed_patches(visual: VisionTransformer, pixels: Tensor) -> Tensor:
     """(N, 3, H, W) float -> (N, L, D): CLS token first, then the patches."""
-    return visual._embeds(pixels)
+    return visual._embeds(pixels.to(visual.conv1.weight.dtype))
 
 
 def stem_parameters(visual: VisionTransformer) -> list[nn.Parameter]:

@@ -99,20 +99,35 @@ class TrainSection(Section):
     num_views: ViewRange = (1, 6)
     """Range, both ends included, from which a step draws the number of views."""
     epochs: PositiveInt = 80
+    share_views: bool = True
+    """Whether all objects of a step are seen in the same view numbers, as in the paper, or each in its own."""
+    init_from: Text | None = None
+    """A checkpoint (official name, `.ckpt` file or folder) whose weights and logit scale training starts from; None:
+    the pretrained backbone and `init_logit_scale`."""
     trainable: Literal["attention", "all", "none"] = "attention"
-    """What is trained beside the logit scale: attention from `cross_view_from` on, the image tower, or nothing."""
+    """What is trained beside the logit scale: attention from `trainable_from` on, the image tower, or nothing."""
+    trainable_from: NonNegativeInt | None = None
+    """First block whose attention is trained; None: `model.cross_view_from`."""
     learning_rate: NonNegativeFloat = 5e-5
     min_learning_rate: NonNegativeFloat = 1e-7
     """Where the cosine ends, which moves once an epoch."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the learning rate rises from 0 to where it would be without them."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.01
+    decayed: Literal["all", "matrices"] = "all"
+    """What the weight decay shrinks: everything that is trained, or not the biases, norms and logit scale."""
+    ema_decay: Decay | None = None
+    """Of an exponential moving average of the weights, which is then what is evaluated and saved; None: no average."""
     init_logit_scale: float = 2.658859956911438
     """Natural logarithm: ln(1 / 0.07)."""
+    max_logit_scale: float | None = None
+    """Natural logarithm of the most that the logit scale may become; None: no limit."""
     image_loss_weight: NonNegativeFloat = 1.0
     text_loss_weight: NonNegativeFloat = 1.0
     crop: Crop = "random"
-    precision: Precision = "fp16"
-    """Mixed precision of training; fp16 needs a GPU."""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "fp16"
+    """Mixed precision of training; fp16 needs a GPU, fp64 is double precision, to compare runs."""
 
 
 class EvalSection(Section):

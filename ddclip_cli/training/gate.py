@@ -16,20 +16,13 @@ FAR_BELOW = 0.5
 costs a few points, broken weights or pixels cost nearly all."""
 
 
-def plain_averaging(model: MultiViewCLIP) -> MultiViewCLIP:
-    """The same weights, shared, without cross-view attention: the backbone as it is, averaged over the views."""
-    averaging = MultiViewCLIP(
-        model.clip, cross_view_from=model.num_blocks, backbone=model.backbone, precision=model.precision
-    )
-    return averaging.train(model.training)  # the modules are the model's own, and so is their mode
-
-
 def zero_shot_gate(start: float, model: MultiViewCLIP, evaluate: Evaluation) -> float:
     """Compare the top-1 accuracy of the untrained `model` (percent) with that of its backbone, which is returned.
 
     Warns, and goes on, when the start is below half of it.
     """
-    backbone = start if model.cross_view_from == model.num_blocks else float(evaluate(plain_averaging(model))["top1"])
+    averaging = model.with_views_meeting_from(model.num_blocks)
+    backbone = start if model.cross_view_from == model.num_blocks else float(evaluate(averaging)["top1"])
     if start < FAR_BELOW * backbone:
         console.warn(
             f"training starts at {start:.1f} % top-1 but the backbone reaches {backbone:.1f} % by averaging views: "

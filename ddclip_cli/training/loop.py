@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ddclip_cli import console, files
-from ddclip_cli.data.dataset import Batch, ObjectSet, TrainingData, batches
+from ddclip_cli.data import view_sampler
+from ddclip_cli.data.dataset import Mixture, ObjectSet, StepBatches, TrainingData, batches
 from ddclip_cli.errors import UserError, some
 from ddclip_cli.model.multiview import MultiViewCLIP
-from ddclip_cli.training import checkpointing
+from ddclip_cli.training import checkpointing, tracking
 from ddclip_cli.training.checkpointing import Progress
+from ddclip_cli.training.ending import TERMINATED, Ending
 from ddclip_cli.training.gate import Evaluation, zero_shot_gate
 from ddclip_cli.training.plan import TrainingPlan
+from ddclip_cli.training.processes import Processes
 from ddclip_cli.training.run_folder import JsonLines, RunFolder
 from ddclip_cli.training.trainer import NotFinite, Trainer
 
@@ -30,18 +35,25 @@ def train(
     plan: TrainingPlan,
     out: str | Path,
     *,
+    extra: ExtraSet | None = None,
     evaluate: Evaluation | None = None,
     recipe: dict[str, Any] | None = None,
     resume: bool = False,
     force: bool = False,
     max_steps: int | None = None,
     save_every: int | None = None,
+    keep: int = 1,
     jobs: int = 0,
+    micro_batch: int | None = None,
+    recompute: bool = False,
+    tracker: str = "none",
+    processes: Processes | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place, on its device, and leave the run in the folder `out` (see `run_folder`).
 
     Args:
         objects: what to train on.
+        extra: a second set, of which a batch joins every step.
         evaluate: called before the first step and after every epoch; its `top1` chooses the best checkpoint.
         recipe: recorded in the run folder and the checkpoints; a run is only resumed with the same one.
             None records the plan.
@@ -49,7 +61,11 @@ def train(
         force: replace a run that `out` holds.
         max_steps: stop after so many steps of the whole run; the schedule stays that of all epochs.
         save_every: steps between checkpoints within an epoch; None saves by the clock.
-        jobs: processes that read batches ahead; 0 reads in this one.
+        keep: how many of the newest checkpoints stay, beside the best.
+        jobs: threads that read batches ahead; 0 reads in turn.
+        micro_batch, recompute: ways to less memory with the same gradients (see `Trainer`).
+        tracker: "tensorboard" or "wandb" beside metrics.jsonl, or "none".
+        processes: those that share the batches; None meets those that a launcher started, if one did.
 
     Returns:
         {"out", "steps", "finished", "best_top1", "best_step", "checkpoint"}: `checkpoint` is the best one, or the last
@@ -57,36 +73,58 @@ def train(
 
     Raises:
         UserError: a run folder that may not be used, objects that do not fill a batch or are not in the store, targets
-            of another backbone, or a loss that is not finite.
-        UsageError: a precision that the device does not have.
+            of another backbone, a loss that is not finite, or a process that was lost.
+        UsageError: a precision that the device does not have, a batch that the processes cannot share, a tracker that
+            is not installed.
+        SystemExit: with 143, after SIGTERM; the step under way is finished and saved first.
     """
-    data = TrainingData(objects, batch_size=plan.batch_size, num_views=plan.num_views, seed=plan.seed)
-    _check_width(data, model)
-    run = RunFolder(out)
-    trainer = Trainer(model, plan)
+    processes = processes or Processes.join(model.device)
     recipe = {"train": asdict(plan)} if recipe is None else recipe
     recipe = json.loads(json.dumps(recipe))  # tuples become lists, as they will when the file is read again
-    run.prepare(recipe, resume=resume, force=force)
-    progress = checkpointing.restore(run, trainer)
-    if resume:
-        where = f"resuming after step {progress.step}" if progress else "no checkpoint yet, starting at the first step"
-        console.log(f"{run.path}: {where}")
-    started_anew = progress is None
-    progress = progress or Progress()
-    run.truncate_metrics(progress.metrics_bytes)
-
-    session = _Session(run, trainer, data, progress, evaluate, recipe)
+    run = RunFolder(out)
     try:
-        if started_anew and evaluate:
-            session.evaluate_start(evaluate)
-        session.run(max_steps=max_steps, save_every=save_every, jobs=jobs)
-    except KeyboardInterrupt:
-        saved = f"goes on after step {session.saved_step}" if run.last.exists() else "starts at the first step"
-        console.log(f"interrupted after step {progress.step}: --resume {saved}")
-        raise
+        with processes.together():
+            tracking.check(tracker)
+            data = _mixture(objects, extra, plan, (processes.rank, processes.number))
+            _check_width(data, model)
+        trainer = Trainer(model, plan, processes=processes, micro_batch=micro_batch, recompute=recompute)
+        progress = None
+        with processes.together():
+            if processes.is_main:
+                run.prepare(recipe, resume=resume, force=force)
+                progress = checkpointing.restore(run, trainer, keep=keep)
+        progress = processes.from_main(progress)
+        if progress:
+            trainer.copy_from_main()
+        if resume:
+            where = (
+                f"resuming after step {progress.step}" if progress else "no checkpoint yet, starting at the first step"
+            )
+            console.log(f"{run.path}: {where}")
+        progress = progress or Progress()
+        if processes.is_main:
+            run.truncate_metrics(progress.metrics_bytes)
+        session = _Session(run, trainer, data, progress, evaluate, recipe, keep, tracker)
+        try:
+            session.run(max_steps=max_steps, save_every=save_every, jobs=jobs)
+        except KeyboardInterrupt:
+            saved = f"goes on after step {session.saved_step}" if session.saved_step else "starts at the first step"
+            console.log(f"interrupted after step {progress.step}: --resume {saved}")
+            raise
+        finally:
+            session.close()
+        return session.summary()
     finally:
-        session.close()
-    return session.summary()
+        run.close()
+
+
+@dataclass(frozen=True)
+class ExtraSet:
+    """A second set of objects, of which a batch joins every step."""
+
+    objects: ObjectSet
+    batch_size: int
+    """Objects of this set in a global batch."""
 
 
 class _Session:
@@ -96,59 +134,98 @@ class _Session:
         self,
         run: RunFolder,
         trainer: Trainer,
-        data: TrainingData,
+        data: Mixture,
         progress: Progress,
         evaluate: Evaluation | None,
         recipe: dict[str, Any],
+        keep: int,
+        tracker: str,
     ) -> None:
         self.run_folder, self.trainer, self.data, self.progress = run, trainer, data, progress
-        self.evaluate, self.recipe = evaluate, recipe
-        self.metrics, self.timings = JsonLines(run.metrics), JsonLines(run.timings)
+        self.evaluate, self.recipe, self.keep = evaluate, recipe, keep
+        self.processes = trainer.processes
+        main = self.processes.is_main
+        self.metrics, self.timings = JsonLines(run.metrics if main else None), JsonLines(run.timings if main else None)
+        self.tracker = tracking.start(tracker if main else "none", run.logs, recipe)
         self.total_steps = trainer.plan.epochs * data.steps_per_epoch
         self.saved_step = progress.step
 
     def run(self, *, max_steps: int | None, save_every: int | None, jobs: int) -> None:
-        """Take the remaining steps, up to step `max_steps`."""
+        """Take the remaining steps, up to step `max_steps`, with all evaluations that are due."""
         first, end = self.progress.step, min(self.total_steps, max_steps or self.total_steps)
-        if first >= end:
-            console.log(f"{self.run_folder.path}: all {end} steps are done already")
-            return
-        pin = self.trainer.accelerator.device.type == "cuda"
-        epoch_losses: list[float] = []
-        begun = last_time = last_save = time.monotonic()
-        with console.progress_bar(total=(end - first) * self.data.batch_size, label="train") as bar:
-            for batch in batches(self.data, first, end, jobs=jobs, pin=pin):
-                loss = self._step(batch)
-                now = time.monotonic()
-                self.timings.write(
-                    step=self.progress.step,
-                    seconds=round(now - last_time, 4),
-                    objects_per_second=round(self.data.batch_size / (now - last_time), 2),
-                )
-                bar.update(self.data.batch_size)
-                bar.set_postfix_str(f"loss {loss:.3f}")
-                epoch_losses.append(loss)
-                if self.progress.step % self.data.steps_per_epoch == 0:
-                    self._end_epoch(epoch_losses, begun=begun, first=first, end=end)
-                    epoch_losses = []
-                elif (save_every and self.progress.step % save_every == 0) or now - last_save > SAVE_SECONDS:
-                    self._save()
-                if self.saved_step == self.progress.step:
-                    last_save = time.monotonic()
-                last_time = time.monotonic()
-        if self.saved_step != self.progress.step:
-            self._save()
+        with Ending() as ending:
+            self._evaluate_if_due()
+            if first >= end:
+                console.log(f"{self.run_folder.path}: all {end} steps are done already")
+                return
+            pin = self.trainer.accelerator.device.type == "cuda"
+            epoch_losses: list[float] = []
+            begun = last_time = last_save = time.monotonic()
+            with console.progress_bar(total=(end - first) * self.data.batch_size, label="train") as bar:
+                reading = batches(self.data, first, end, jobs=jobs, pin=pin)
+                for _ in range(first, end):
+                    ending.in_steps = True
+                    batch = self._read(reading)
+                    loss = self._step(batch)
+                    now = time.monotonic()
+                    self.timings.write(
+                        step=self.progress.step,
+                        seconds=round(now - last_time, 4),
+                        objects_per_second=round(self.data.batch_size / (now - last_time), 2),
+                    )
+                    bar.update(self.data.batch_size)
+                    bar.set_postfix_str(f"loss {loss:.3f}")
+                    epoch_losses.append(loss)
+                    self._end_if_asked(ending)
+                    if self.progress.step % self.data.steps_per_epoch == 0:
+                        self._end_epoch(epoch_losses, begun=begun, first=first, end=end)
+                        epoch_losses = []
+                    elif (save_every and self.progress.step % save_every == 0) or now - last_save > SAVE_SECONDS:
+                        self._save()
+                    if self.saved_step == self.progress.step:
+                        last_save = time.monotonic()
+                    last_time = time.monotonic()
+            if self.saved_step != self.progress.step:
+                self._save()
 
-    def evaluate_start(self, evaluate: Evaluation) -> None:
-        """The evaluation before the first step, with the zero-shot gate."""
-        top1 = self._evaluate(evaluate, epoch=0)
-        with self.trainer.accelerator.autocast():
-            zero_shot_gate(top1, self.trainer.model, evaluate)
+    def _read(self, reading: Iterator[StepBatches]) -> StepBatches:
+        """The next step's batches, once every process has its own."""
+        batch, error = None, None
+        try:
+            batch = next(reading)
+        except UserError as failed:
+            error = failed
+        if self.processes.any(error is not None)[0]:
+            self.processes.agree(error)
+        assert batch is not None
+        return batch
+
+    def _end_if_asked(self, ending: Ending) -> None:
+        """After SIGTERM to any of the processes: save, and end all of them after the same step."""
+        if self.processes.any(ending.asked)[0]:
+            self._save()
+            console.log(f"terminated after step {self.progress.step}: saved, --resume goes on from there")
+            sys.exit(TERMINATED)
+        ending.in_steps = False
+
+    def _evaluate_if_due(self) -> None:
+        """The evaluation before the first step, with the zero-shot gate, or one in which the run was ended."""
+        if self.evaluate is None or self.progress.step % self.data.steps_per_epoch:
+            return
+        if self.progress.evaluated_step == self.progress.step:
+            return
+        top1 = self._evaluate(self.evaluate)
+        if self.progress.step == 0:
+            if self.processes.is_main:
+                with self.trainer.evaluated() as model:
+                    zero_shot_gate(top1, model, self.evaluate)
+        else:
+            self._note(top1)
 
     def close(self) -> None:
         self.metrics.close()
         self.timings.close()
-        self.trainer.close()
+        self.tracker.close()
 
     def summary(self) -> dict[str, Any]:
         best = self.progress.best_step is not None
@@ -161,76 +238,114 @@ class _Session:
             "checkpoint": str(self.run_folder.best if best else self.run_folder.last),
         }
 
-    def _step(self, batch: Batch) -> float:
-        epoch = batch.step // self.data.steps_per_epoch
-        learning_rate = self.trainer.plan.learning_rate_of_epoch(epoch)
+    def _step(self, batch: StepBatches) -> float:
+        step = batch[0].step
+        epoch = step // self.data.steps_per_epoch
+        learning_rate = self.trainer.plan.learning_rate_of_step(step, self.data.steps_per_epoch)
         try:
             losses = self.trainer.step(batch, learning_rate=learning_rate)
         except NotFinite as error:
             raise self._not_finite(batch, error) from None
-        self.progress.step = batch.step + 1
-        self.metrics.write(
-            kind="step",
-            step=self.progress.step,
-            epoch=epoch + 1,
+        self.progress.step = step + 1
+        values = {
             **asdict(losses),
-            learning_rate=learning_rate,
-            logit_scale=self.trainer.model.logit_scale.item(),
-            num_views=len(batch.view_numbers),
-        )
+            "learning_rate": learning_rate,
+            "logit_scale": self.trainer.model.logit_scale.item(),
+            "num_views": batch[0].views.shape[1],
+        }
+        self.metrics.write(kind="step", step=self.progress.step, epoch=epoch + 1, **values)
+        self.tracker.log("train", values, self.progress.step)
         return losses.loss
 
     def _end_epoch(self, losses: list[float], *, begun: float, first: int, end: int) -> None:
-        """Log, evaluate, save."""
+        """Save, evaluate, log. In this order: an evaluation that is cut short is repeated, and nothing else."""
         epoch, done = self.progress.step // self.data.steps_per_epoch, self.progress.step - first
         seconds = time.monotonic() - begun
+        self._save()
         accuracy = ""
         if self.evaluate:
-            top1 = self._evaluate(self.evaluate, epoch=epoch)
-            # Of equals the later one, which has learned more.
-            if self.progress.best_top1 is None or top1 >= self.progress.best_top1:
-                self.progress.best_top1, self.progress.best_step = top1, self.progress.step
+            top1 = self._evaluate(self.evaluate)
+            self._note(top1)
             accuracy = f", top-1 {top1:.1f} %"
-        self._save()
         left = (time.monotonic() - begun) / done * (end - self.progress.step)
         console.log(
             f"epoch {epoch}/{self.trainer.plan.epochs}: loss {sum(losses) / len(losses):.4f}{accuracy}, "
             f"{done * self.data.batch_size / seconds:.1f} objects/s, {_clock(left)} left"
         )
 
-    def _evaluate(self, evaluate: Evaluation, *, epoch: int) -> float:
-        with self.trainer.accelerator.autocast():
-            report = evaluate(self.trainer.model)
+    def _evaluate(self, evaluate: Evaluation) -> float:
+        """Evaluate in the main process, for all."""
+        report = None
+        if self.processes.is_main:
+            with self.trainer.evaluated() as model:
+                report = evaluate(model)
+        report = self.processes.from_main(report)
+        assert report is not None
+        epoch = self.progress.step // self.data.steps_per_epoch
         self.metrics.write(kind="evaluation", step=self.progress.step, epoch=epoch, **report)
+        self.tracker.log("evaluation", report, self.progress.step)
+        self.progress.evaluated_step = self.progress.step
         return float(report["top1"])
 
-    def _save(self) -> None:
+    def _note(self, top1: float) -> None:
+        """Record an evaluation of the last checkpoint, which may be the best."""
+        # Of equals the later one, which has learned more.
+        if self.progress.best_top1 is None or top1 >= self.progress.best_top1:
+            self.progress.best_top1, self.progress.best_step = top1, self.progress.step
         self.progress.metrics_bytes = self.metrics.sync()
-        checkpointing.save(self.run_folder, self.trainer, self.progress, self.recipe)
+        if self.processes.is_main:
+            checkpointing.note(self.run_folder, self.progress, keep=self.keep)
+
+    def _save(self) -> None:
+        if self.processes.is_main:
+            self.progress.metrics_bytes = self.metrics.sync()
+            checkpointing.save(self.run_folder, self.trainer, self.progress, self.recipe, keep=self.keep)
         self.saved_step = self.progress.step
 
-    def _not_finite(self, batch: Batch, error: NotFinite) -> UserError:
-        """Leave the whole batch on disk and name it in a sentence."""
-        step, file = batch.step + 1, self.run_folder.failed_step
-        losses = {name: str(value) for name, value in asdict(error.losses).items()}  # JSON has no NaN
-        with files.writing(file) as partial:
-            document = {"step": step, **losses, "views": batch.view_numbers, "object_ids": batch.object_ids}
-            partial.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
+    def _not_finite(self, batch: StepBatches, error: NotFinite) -> UserError:
+        """Leave the batch and the model before it on disk, and name them in a sentence."""
+        step, file = batch[0].step + 1, self.run_folder.failed_step
+        object_ids = self.data.object_ids_of(batch[0].step)
+        if self.processes.is_main:
+            losses = {name: str(value) for name, value in asdict(error.losses).items()}  # JSON has no NaN
+            views = [part.view_numbers for part in batch]
+            document = {"step": step, **losses, "views": views, "object_ids": object_ids}
+            with files.writing(file) as partial:
+                partial.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
+            checkpointing.write(self.run_folder.failed_state, self.trainer, self.progress, self.recipe)
         return UserError(
-            f"{error} at step {step} with the objects {some(batch.object_ids)} (all in {file}): "
-            f"mend their data, or lower train.learning_rate, and go on after step {self.saved_step} with --resume"
+            f"{error} at step {step} with the objects {some(object_ids)} (all in {file}, the model before the step in "
+            f"{self.run_folder.failed_state.name}): mend their data and go on after step {self.saved_step} with "
+            "--resume, or start a run with a lower train.learning_rate"
         )
 
 
-def _check_width(data: TrainingData, model: MultiViewCLIP) -> None:
-    """Targets of another backbone have another width; found before a run folder is made."""
-    first = data[0]
-    for name, targets in (("image", first.image_targets), ("text", first.text_targets)):
-        if targets.shape[1] != model.embed_dim:
-            raise UserError(
-                f"data.{name}_targets are {targets.shape[1]} wide but the model's embeddings {model.embed_dim}: "
-                "make them with the model's own backbone (ddclip encode-targets)"
+def _mixture(objects: ObjectSet, extra: ExtraSet | None, plan: TrainingPlan, share: tuple[int, int]) -> Mixture:
+    sets = [(objects, plan.batch_size)] + ([] if extra is None else [(extra.objects, extra.batch_size)])
+    return Mixture(
+        [
+            TrainingData(
+                own,
+                batch_size=batch_size,
+                num_views=plan.num_views,
+                seed=view_sampler.seed_of_set(plan.seed, number),
+                share_views=plan.share_views,
+                share=share,
             )
+            for number, (own, batch_size) in enumerate(sets)
+        ]
+    )
+
+
+def _check_width(data: Mixture, model: MultiViewCLIP) -> None:
+    """Targets of another backbone have another width; found before a run folder is made."""
+    for where, batch in zip(("data", "data.extra"), data[0], strict=False):
+        for name, targets in (("image", batch.image_targets), ("text", batch.text_targets)):
+            if targets.shape[1] != model.embed_dim:
+                raise UserError(
+                    f"{where}.{name}_targets are {targets.shape[1]} wide but the model's embeddings "
+                    f"{model.embed_dim}: make them with the model's own backbone (ddclip encode-targets)"
+                )
 
 
 def _clock(seconds: float) -> str:
