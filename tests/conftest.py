@@ -46,3 +46,12 @@ def tiny_model(tiny_config_path: Path):
     with torch.random.fork_rng():
         torch.manual_seed(7)
         return load_backbone(str(tiny_config_path), None, cross_view_from=1, device="cpu", precision="fp32")
+
+
+@pytest.fixture
+def one_thread():
+    """Sums in one order, here and in the processes that tests start; and no waiting for threads in tiny networks."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

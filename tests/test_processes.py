@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
+import numpy as np
+import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_training import PLAN, Store, accuracy, lines, objects, tiny_model
 
 from ddclip_cli.data.dataset import TrainingData
+from ddclip_cli.data.targets import encode_targets
 from ddclip_cli.errors import UsageError, UserError
+from ddclip_cli.model.checkpoints import load_backbone
 from ddclip_cli.model.loss import contrastive_loss, contrastive_loss_of_rows
+from ddclip_cli.shipped import shipped_path
 from ddclip_cli.training.launch import launched, refuse_mismatch
 from ddclip_cli.training.loop import ExtraSet, train
 from ddclip_cli.training.processes import Processes
 from ddclip_cli.training.trainer import Trainer
 
+SAMPLE = shipped_path("sample:backbone")
+pytestmark = pytest.mark.usefixtures("one_thread")
 FLOAT64, FLOAT32 = replace(PLAN, batch_size=8, precision="fp64"), replace(PLAN, batch_size=8)
 
 
@@ -55,7 +69,9 @@ def five_steps(folder: Path, out: str, plan, options: dict) -> None:
     processes = Processes.join(torch.device("cpu"))
     trainer = Trainer(tiny_model(folder), plan, processes=processes, **options)
     share = (processes.rank, processes.number)
-    data = TrainingData(objects(), batch_size=8, num_views=(1, 3), seed=3, share_views=plan.share_views, share=share)
+    data = TrainingData(
+        objects(), batch_size=8, num_views=(1, 3), seed=3, share_views=plan.view_choice == "step", share=share
+    )
     losses, gradients = [], []
     for step in range(5):
         batch = data[0] if step < 2 else data[step % 3]
@@ -91,7 +107,7 @@ def test_the_number_of_processes_changes_nothing(tmp_path, number, plan, toleran
 
 
 def test_nor_does_it_where_everything_learns_in_pieces_and_each_object_has_its_own_views(tmp_path):
-    plan = replace(FLOAT64, trainable="all", share_views=False)
+    plan = replace(FLOAT64, trainable="all", view_choice="object")
     assert_same_steps(tmp_path, plan, 2, 1e-9, micro_batch=3, recompute=True)
 
 
@@ -214,3 +230,98 @@ def test_a_launcher_is_believed_if_it_says_everything(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="RANK and LOCAL_RANK and MASTER_ADDR and MASTER_PORT does not fit"):
         launched()
+
+
+# The command line
+
+
+@pytest.fixture
+def sample_data(tmp_path: Path) -> Path:
+    """A data directory for recipe `sample`: its own backbone, 24 objects made of noise."""
+    backbone = load_backbone(str(SAMPLE / "open_clip_config.json"), SAMPLE, device="cpu")
+    ids = [f"object-{i}" for i in range(24)]
+    with h5py.File(tmp_path / "train.h5", "w") as file:
+        file["imgs"] = np.random.default_rng(0).integers(0, 256, (24, 12, 3, 112, 112), dtype=np.uint8)
+        file.create_dataset("ids", data=ids, dtype=h5py.string_dtype())
+    (tmp_path / "captions.json").write_text(json.dumps({i: [f"a red {i}", f"a blue {i}"] for i in ids}))
+    encode_targets(backbone, tmp_path / "train.h5", tmp_path / "captions.json", tmp_path / "targets")
+    return tmp_path
+
+
+def train_sample(data: Path, out: str, *options: object, launcher: tuple = ()) -> subprocess.Popen:
+    command = [*launcher] or [sys.executable]
+    settings = ["train.precision=fp64", "train.batch_size=8", "train.epochs=2", "train.num_views=1,3"]
+    places = ["--recipe", "sample", "--data-dir", data, "--out", data / out, "--device", "cpu", "--no-eval"]
+    words = [*command, "-m", "ddclip_cli", "train", *places, *settings, *options]
+    return subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def weights(data: Path, out: str) -> list[torch.Tensor]:
+    state = load_file(data / out / "checkpoints" / "last" / "model.safetensors")
+    assert state["logit_scale"].dtype == torch.float64
+    return [state[name] for name in sorted(state) if name.startswith("visual.") or name == "logit_scale"]
+
+
+def test_the_sample_recipe_trains_to_the_same_weights_in_one_process_and_in_two(sample_data):
+    runs = [train_sample(sample_data, out, "--processes", n, "--json") for out, n in (("one", 1), ("two", 2))]
+    said = [run.communicate(timeout=300) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert [json.loads(out)["steps"] for out, _ in said] == [6, 6]
+    assert all("warn" not in err.lower() for _, err in said), said
+    assert distance(weights(sample_data, "two"), weights(sample_data, "one")) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ("torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+    ],
+)
+def test_other_launchers_train_to_the_same_weights(sample_data, launcher):
+    begun = (sys.executable, "-m", *launcher)
+    runs = [train_sample(sample_data, "one"), train_sample(sample_data, "two", launcher=begun)]
+    said = [run.communicate(timeout=300) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert distance(weights(sample_data, "two"), weights(sample_data, "one")) < 1e-9
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_all_and_the_run_goes_on(sample_data):
+    options = ("--processes", 2, "train.epochs=200", "--save-every", 1)
+    run = train_sample(sample_data, "run", *options)
+    wait_for(sample_data / "run" / "checkpoints" / "last")
+    children = psutil.Process(run.pid).children()
+    assert len(children) == 2
+    children[1].kill()
+    out, err = run.communicate(timeout=60)
+    assert (run.returncode, out) == (1, "")
+    assert err.splitlines()[-1].startswith("error: process 1 of 2 was ended by SIGKILL")
+    assert err.count("error:") == 1
+
+    run = train_sample(sample_data, "run", *options, "--resume")
+    steps = len(lines(sample_data / "run" / "metrics.jsonl"))
+    while len(lines(sample_data / "run" / "metrics.jsonl")) <= steps + 1:
+        time.sleep(0.1)
+    children = psutil.Process(run.pid).children()
+    run.kill()  # its processes end by themselves
+    run.communicate(timeout=60)
+    assert not psutil.wait_procs(children, timeout=10)[1]
+
+    run = train_sample(sample_data, "run", *options, "--resume")
+    steps = len(lines(sample_data / "run" / "metrics.jsonl"))
+    while len(lines(sample_data / "run" / "metrics.jsonl")) <= steps + 1:
+        time.sleep(0.1)
+    run.send_signal(signal.SIGTERM)
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == 143
+    assert "saved, --resume goes on from there" in err
+    assert err.count("\n") < 5, err
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -21,7 +21,8 @@ from ddclip_cli.recipe.loader import flatten
 from ddclip_cli.recipe.show import as_yaml
 from ddclip_cli.recipe.yaml_text import parse, scalar, write
 
-SHIPPED = ["base", "four", "four-mvimgnet", "four-mvpnet", "four-no-lvis", "sample"]
+VARIANTS = ["four-all-blocks", "four-averaging", "four-mvimgnet", "four-mvpnet", "four-no-lvis"]
+SHIPPED = ["base", "four", *VARIANTS, "sample"]
 
 
 @pytest.fixture(autouse=True)
@@ -63,13 +64,14 @@ def test_base_writes_out_every_default():
     assert set(resolve("base").origins.values()).isdisjoint({"default"})
 
 
-def test_variants_of_four_change_only_their_data_and_names():
+def test_variants_of_four_change_only_their_names_and_what_they_are_about():
     four = flatten(load_recipe("four"))
-    for name in ["four-no-lvis", "four-mvpnet", "four-mvimgnet"]:
+    about = ("data.objects", "data.extra.", "model.cross_view_from", "train.trainable_from")
+    for name in VARIANTS:
         other = flatten(load_recipe(name))
         changed = {key for key in other if other[key] != four.get(key)} - {"model.checkpoint", "retrieve.index"}
         assert changed
-        assert all(key == "data.objects" or key.startswith("data.extra.") for key in changed)
+        assert all(key.startswith(about) for key in changed)
 
 
 def test_extra_batches_are_the_papers():

@@ -12,7 +12,7 @@ from ddclip_cli.errors import UsageError
 from ddclip_cli.recipe import Recipe, RecipeError, library, load_recipe
 from ddclip_cli.recipe.keys import expectation, is_section, keys
 
-NAMES = "base, four, four-mvimgnet, four-mvpnet, four-no-lvis, sample"
+NAMES = "base, four, four-all-blocks, four-averaging, four-mvimgnet, four-mvpnet, four-no-lvis, sample"
 TOP = "a recipe has extends, seed, render, pack, model, data, train, eval, embed, retrieve"
 EPOCHS = "'train.epochs' must be an integer, at least 1"
 RATE = "'train.learning_rate' must be a number, at least 0"

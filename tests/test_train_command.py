@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
+import torch
 import yaml
 from tiny import run, tiny_model, tiny_store
 
@@ -124,3 +127,72 @@ def test_the_sample_without_its_data_names_the_demo(tmp_path, monkeypatch):
     assert "train.h5" in ended.err
     assert ended.err.endswith("; `ddclip demo` makes the sample's files: then add --data-dir demo\n")
     assert ended.err.count("\n") == 1
+
+
+def with_extra(library: Path) -> Path:
+    """The library with a second set whose captions are of its views, four each."""
+    ids = [f"photo-{i}" for i in range(5)]
+    tiny_store(library / "photos.h5", ids, seed=3)
+    rng = np.random.default_rng(0)
+    with h5py.File(library / "photos_features.h5", "w") as file:
+        for name in ("img_feat", "text_feat"):
+            file[name] = rng.standard_normal((5, 4, 12)).astype(np.float16)
+        file.create_dataset("ids", data=ids, dtype=h5py.string_dtype())
+    recipe = yaml.safe_load((library / "tiny.yaml").read_text())
+    features = {"image_targets": "photos_features.h5", "text_targets": "photos_features.h5"}
+    recipe["data"]["extra"] = {"store": "photos.h5", "batch_size": 2, **features}
+    (library / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    return library
+
+
+def test_a_second_set_joins_every_step_with_captions_of_its_views(library):
+    assert train(library, "--no-eval").code == 0
+    alone = (library / "run" / "metrics.jsonl").read_bytes()
+    with_extra(library)
+    ended = train(library, "--no-eval", "--force", "--json")
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["steps"] == 4
+    assert (library / "run" / "metrics.jsonl").read_bytes() != alone
+    (library / "photos_features.h5").unlink()
+    assert "photos_features.h5" in train(library, "--no-eval", "--force").err
+    assert train(library, "--no-eval", "--force", "data.extra=null").code == 0
+    assert (library / "run" / "metrics.jsonl").read_bytes() == alone
+
+
+def test_training_starts_from_a_checkpoint_if_told_so(library, monkeypatch):
+    assert train(library, "--no-eval").code == 0
+    (library / "run").rename(library / "first")
+    trained = load_model(library / "first" / "checkpoints" / "last", device="cpu")
+    monkeypatch.chdir(library)
+    ended = train(
+        library, "--no-eval", "--init-from", "first/checkpoints/last", "train.learning_rate=0", "--max-steps", 1
+    )
+    assert ended.code == 0, ended.err
+    model = load_model(library / "run" / "checkpoints" / "last", device="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(model.clip.parameters(), trained.clip.parameters(), strict=True))
+    saved = yaml.safe_load((library / "run" / "recipe.yaml").read_text())
+    assert Path(saved["train"]["init_from"]) == library / "first" / "checkpoints" / "last"
+    assert "there is no checkpoint" not in ended.err
+    missing = train(library, "--force", "--init-from", "none.ckpt")
+    assert missing.code == 1
+    assert "none.ckpt" in missing.err
+
+
+def test_options_that_change_nothing_but_memory_and_logs_are_taken(library):
+    assert train(library, "--no-eval").code == 0
+    before = [json.loads(line) for line in (library / "run" / "metrics.jsonl").read_text().splitlines()]
+    ended = train(library, "--no-eval", "--force", "--micro-batch", 1, "--recompute", "--keep", 3, "--save-every", 1)
+    assert ended.code == 0, ended.err
+    after = [json.loads(line) for line in (library / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in after] == pytest.approx([line["loss"] for line in before], rel=1e-4)
+    assert len(list((library / "run" / "checkpoints").glob("step-*"))) == 3
+
+
+def test_a_tracker_that_is_not_installed_is_an_error_at_the_start(library, monkeypatch):
+    from ddclip_cli.training import tracking
+
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    ended = train(library, "--tracker", "wandb")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.endswith("error: the tracker wandb is not installed: `pip install ddclip[wandb]` brings it\n")
+    assert not (library / "run").exists()

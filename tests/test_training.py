@@ -22,7 +22,7 @@ from ddclip_cli.data.dataset import Batch, TrainingData
 from ddclip_cli.errors import UsageError, UserError
 from ddclip_cli.model import checkpoints
 from ddclip_cli.model.checkpoints import load_model
-from ddclip_cli.training import checkpointing
+from ddclip_cli.training import checkpointing, run_folder
 from ddclip_cli.training.loop import train
 from ddclip_cli.training.plan import TrainingPlan
 from ddclip_cli.training.trainer import Trainer
@@ -30,13 +30,7 @@ from ddclip_cli.training.trainer import Trainer
 REFERENCE = Path(__file__).parent / "data" / "reference_model"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Sums in one order, here and in the processes that tests kill."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # The step
@@ -403,3 +397,91 @@ def test_bf16_trains_on_a_cpu(tmp_path):
     train(model, objects(), plan, tmp_path / "run")
     assert all(math.isfinite(line["loss"]) for line in lines(tmp_path / "run" / "metrics.jsonl"))
     assert next(model.clip.visual.parameters()).dtype == torch.float32
+
+
+# Being told to end, and living beside others
+
+
+def terminated_run(folder: Path, out: str, when: str) -> None:
+    """In a process of its own: the run, which gets SIGTERM in step 3, or in the evaluation after it."""
+
+    class Told(Targets):
+        calls = 0
+
+        def draw(self, object_ids, rng):
+            self.calls += 1
+            if when == "in a step" and self.calls == 4:  # one more is read beforehand, for its width
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().draw(object_ids, rng)
+
+    def evaluate(model):
+        if when == "in an evaluation" and (folder / out / "checkpoints" / "step-00000004").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return accuracy(model)
+
+    torch.set_num_threads(1)
+    train(tiny_model(folder), objects(text_targets=Told()), PLAN, folder / out, evaluate=evaluate)
+
+
+@pytest.mark.parametrize(("when", "step"), [("in a step", 3), ("in an evaluation", 4)])
+def test_sigterm_saves_and_ends_with_143(tmp_path, when, step):
+    process = _forked(terminated_run, tmp_path, "run", when)
+    process.join(timeout=60)
+    assert process.exitcode == 143
+    assert os.readlink(tmp_path / "run" / "checkpoints" / "last") == f"step-{step:08d}"
+    train(tiny_model(tmp_path), objects(), PLAN, tmp_path / "run", evaluate=accuracy, resume=True)
+    train(tiny_model(tmp_path), objects(), PLAN, tmp_path / "whole", evaluate=accuracy)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_the_newest_checkpoints_are_kept_and_the_best(tmp_path):
+    best_first = iter([0.0, 0.0, 9.0, 1.0, 2.0])
+    run = tmp_path / "run"
+    options = {"evaluate": lambda model: {"top1": next(best_first)}, "save_every": 1, "keep": 3}
+    train(tiny_model(tmp_path), objects(), PLAN, run, **options)
+    assert sorted(path.name for path in (run / "checkpoints").glob("step-*")) == [
+        f"step-{step:08d}" for step in (2, 4, 5, 6)
+    ]
+    assert os.readlink(run / "checkpoints" / "best") == "step-00000002"
+
+
+def test_a_folder_in_which_a_run_is_under_way_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "HANDOVER", 0.1)
+    refused = []
+
+    def evaluate(model):
+        for option in ("resume", "force"):
+            with pytest.raises(UserError, match="run is in use by another run: let it end") as caught:
+                train(tiny_model(tmp_path), objects(), PLAN, tmp_path / "run", **{option: True})
+            refused.append(str(caught.value))
+        return accuracy(model)
+
+    train(tiny_model(tmp_path), objects(), PLAN, tmp_path / "run", evaluate=evaluate, max_steps=1)
+    assert len(refused) == 4  # before the first step the backbone is evaluated too
+    train(tiny_model(tmp_path), objects(), PLAN, tmp_path / "run", resume=True)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_lost(tmp_path, monkeypatch):
+    def add_up(trainer):
+        if trainer.optimizer.state_dict()["state"]:  # the second step
+            trainer.parameters[0].grad[0, 0] = float("nan")
+
+    monkeypatch.setattr(Trainer, "_add_up_gradients", add_up)
+    with pytest.raises(UserError, match="the gradient is not finite at step 2 with the objects object-"):
+        train(tiny_model(tmp_path), objects(), PLAN, tmp_path / "run", save_every=1)
+    state = load_file(tmp_path / "run" / "failed_state" / "model.safetensors")
+    last = load_file(tmp_path / "run" / "checkpoints" / "last" / "model.safetensors")
+    assert all(torch.equal(tensor, last[name]) for name, tensor in state.items())
+
+
+def test_tensorboard_gets_what_metrics_jsonl_gets(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tiny_model(tmp_path), objects(), PLAN, tmp_path / "run", evaluate=accuracy, tracker="tensorboard")
+    events = EventAccumulator(str(tmp_path / "run" / "logs"))
+    events.Reload()
+    written = [line for line in lines(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "step"]
+    logged = events.Scalars("train/loss")
+    assert [event.step for event in logged] == [line["step"] for line in written]
+    assert [event.value for event in logged] == pytest.approx([line["loss"] for line in written])
+    assert len(events.Scalars("evaluation/top1")) == 4

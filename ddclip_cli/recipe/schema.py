@@ -99,8 +99,8 @@ class TrainSection(Section):
     num_views: ViewRange = (1, 6)
     """Range, both ends included, from which a step draws the number of views."""
     epochs: PositiveInt = 80
-    share_views: bool = True
-    """Whether all objects of a step are seen in the same view numbers, as in the paper, or each in its own."""
+    view_choice: Literal["step", "object"] = "step"
+    """Whether the view numbers are drawn once a step, for all its objects (the paper), or for each object."""
     init_from: Text | None = None
     """A checkpoint (official name, `.ckpt` file or folder) whose weights and logit scale training starts from; None:
     the pretrained backbone and `init_logit_scale`."""

@@ -329,7 +329,7 @@ def _mixture(objects: ObjectSet, extra: ExtraSet | None, plan: TrainingPlan, sha
                 batch_size=batch_size,
                 num_views=plan.num_views,
                 seed=view_sampler.seed_of_set(plan.seed, number),
-                share_views=plan.share_views,
+                share_views=plan.view_choice == "step",
                 share=share,
             )
             for number, (own, batch_size) in enumerate(sets)

@@ -16,7 +16,7 @@ class TrainingPlan:
     """Objects in a global batch."""
     num_views: tuple[int, int] = (1, 6)
     """Range, both ends included, of the number of views of a step."""
-    share_views: bool = True
+    view_choice: Literal["step", "object"] = "step"
     epochs: int = 80
     init_from: str | None = None
     """Where the model comes from, whose logit scale is then kept."""
