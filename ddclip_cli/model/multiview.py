@@ -191,7 +191,9 @@ class MultiViewCLIP(nn.Module):
 
     def _block(self, index: int, x: Tensor, tokens_per_view: int) -> Tensor:
         block = towers.blocks(towers.image_tower(self.clip))[index]
-        return towers.cls_of_last_block(block, x, tokens_per_view) if index == self.num_blocks - 1 else block(x)
+        if index == self.num_blocks - 1:
+            return towers.cls_of_last_block(block, x, tokens_per_view)
+        return towers.through_block(block, x)
 
     def _frozen_stages(self, x: Tensor) -> int:
         """How many stages (patch embedding, then each block) come before the first that needs a gradient.

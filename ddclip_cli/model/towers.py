@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
@@ -89,18 +90,41 @@ def attention_parameters(block: nn.Module) -> list[nn.Parameter]:
     return [parameter for name, parameter in block.named_parameters() if name.startswith("attn.")]
 
 
+def through_block(block: nn.Module, x: Tensor) -> Tensor:
+    """(G, T, D) -> the same: what `block(x)` gives, without the copies of torch's own attention module.
+
+    That module cuts queries, keys and values out of one tensor in a way whose backward pass fills and adds up three
+    tensors of that size; here it is one.
+    """
+    if not isinstance(block, ResidualAttentionBlock):  # open_clip's block with other kinds of attention
+        return block(x)
+    x = x + block.ls_1(_attention(block.attn, block.ln_1(x)))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
 def cls_of_last_block(block: nn.Module, x: Tensor, tokens_per_view: int) -> Tensor:
     """(G, V*L, D) -> (G, V, D): every view's CLS token after `block`, exactly as if all tokens went through it.
 
     Only CLS tokens are read after the last block, so only they ask, and go through the out-projection and the MLP;
     keys and values still come from all tokens.
     """
-    if not isinstance(block, ResidualAttentionBlock):  # open_clip's block with other kinds of attention
+    if not isinstance(block, ResidualAttentionBlock):
         return block(x)[:, ::tokens_per_view]
     keys = block.ln_1(x)
-    attended = block.attn(keys[:, ::tokens_per_view], keys, keys, need_weights=False)[0]
-    cls = x[:, ::tokens_per_view] + block.ls_1(attended)
+    cls = x[:, ::tokens_per_view] + block.ls_1(_attention(block.attn, keys, keys[:, ::tokens_per_view]))
     return cls + block.ls_2(block.mlp(block.ln_2(cls)))
+
+
+def _attention(attn: nn.MultiheadAttention, keys: Tensor, queries: Tensor | None = None) -> Tensor:
+    """Attention of queries (G, Q, D), or of the keys themselves, over keys (G, T, D) -> (G, Q, D)."""
+    weight, bias, width, heads = attn.in_proj_weight, attn.in_proj_bias, attn.embed_dim, attn.num_heads
+    if queries is None:
+        q, k, v = F.linear(keys, weight, bias).unflatten(-1, (3, heads, -1)).unbind(-3)  # (G, T, H, D / H) each
+    else:
+        q = F.linear(queries, weight[:width], bias[:width]).unflatten(-1, (heads, -1))
+        k, v = F.linear(keys, weight[width:], bias[width:]).unflatten(-1, (2, heads, -1)).unbind(-3)
+    mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))  # (G, H, Q, D / H)
+    return attn.out_proj(mixed.transpose(1, 2).flatten(-2))
 
 
 def make_tokenizer(config: dict[str, Any] | None, context_length: int) -> SimpleTokenizer:

@@ -233,7 +233,8 @@ def _optimizer(parameters: Sequence[nn.Parameter], plan: TrainingPlan) -> torch.
             {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": plan.weight_decay},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=plan.learning_rate, betas=plan.betas)
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=plan.betas, fused=True)  # one pass over the numbers
 
 
 @torch.no_grad()
