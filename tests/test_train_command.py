@@ -196,3 +196,24 @@ def test_a_tracker_that_is_not_installed_is_an_error_at_the_start(library, monke
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.endswith("error: the tracker wandb is not installed: `pip install ddclip[wandb]` brings it\n")
     assert not (library / "run").exists()
+
+
+def test_a_dry_run_tells_what_a_run_takes_and_leaves_nothing(library):
+    ended = train(with_extra(library), "--dry-run", "--json", "train.trainable=all", "train.batch_size=4")
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    model = load_model(library / "backbone", device="cpu")
+    assert (found["objects"], found["batch_size"], found["steps_per_epoch"], found["steps"]) == (11, 6, 2, 4)
+    assert found["numbers"] == sum(parameter.numel() for parameter in model.clip.parameters())
+    assert found["trained_numbers"] == sum(parameter.numel() for parameter in model.clip.visual.parameters()) + 1
+    assert found["hours"] == pytest.approx(4 * max(found["step_seconds"], found["reading_seconds"] / 2) / 3600)
+    assert found["memory_gb"] > 4 * (found["numbers"] + 3 * found["trained_numbers"]) / 1e9
+    assert not (library / "run").exists()
+    small = json.loads(
+        train(library, "--dry-run", "--json", "train.trainable=all", "--processes", 2, "train.batch_size=4").out
+    )
+    assert small["steps"] == found["steps"]
+    assert small["memory_gb"] < found["memory_gb"]
+    shown = train(library, "--dry-run")
+    assert "numbers that are trained" in shown.out
+    assert "all steps, about" in shown.out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ddclip_cli.recipe.schema import DataSection, ExtraDataSection
     from ddclip_cli.training.gate import Evaluation
     from ddclip_cli.training.loop import ExtraSet
+    from ddclip_cli.training.plan import TrainingPlan
 
 
 class TrackerName(str, Enum):
@@ -74,6 +75,9 @@ def command(
     tracker: Annotated[
         TrackerName, typer.Option("--tracker", help="Where the metrics go too, beside metrics.jsonl.")
     ] = TrackerName.none,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the run will take, from a few steps, and leave nothing.")
+    ] = False,
     no_eval: Annotated[bool, typer.Option("--no-eval", help="Train without evaluation or best checkpoint.")] = False,
     seed: SeedOption = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Batches to read ahead; 0 reads in turn.")] = 2,
@@ -115,7 +119,7 @@ def command(
     if hint is None and not all(path.exists() for path in evaluated):
         hint = "--no-eval trains without the evaluation's files"
     require(*needed, *evaluated, data_dir=data_dir, hint=hint)
-    if processes not in (None, 1) and launch.launched() is None:
+    if processes not in (None, 1) and launch.launched() is None and not dry_run:
         launch.refuse_too_many(processes, device)
         if code := launch.launch(processes, sys.argv[1:]):
             raise typer.Exit(code)
@@ -141,11 +145,17 @@ def command(
             else:
                 model = load_model(start, device=place, precision="fp32")
                 model = model.with_views_meeting_from(settings.model.cross_view_from)
+            plan = TrainingPlan(seed=settings.seed, **settings.train.model_dump())
+            if dry_run:
+                options = {"micro_batch": micro_batch, "recompute": recompute, "jobs": jobs}
+                if together.is_main:
+                    _show_dry_run(model, objects, extra, plan, processes or together.number, as_json, **options)
+                return
             evaluation = None if no_eval or not together.is_main else _evaluation(settings, model, data_dir)
         summary = train(
             model,
             objects,
-            TrainingPlan(seed=settings.seed, **settings.train.model_dump()),
+            plan,
             out or Path("runs") / Path(recipe).stem,
             extra=extra,
             evaluate=evaluation,
@@ -176,6 +186,29 @@ def command(
         if summary["best_top1"] is not None:
             rows.append(("best top-1", f"{summary['best_top1']:.2f} % (after step {summary['best_step']})"))
         console.print_table(["training", ""], rows)
+
+
+def _show_dry_run(
+    model: MultiViewCLIP,
+    objects: ObjectSet,
+    extra: ExtraSet | None,
+    plan: TrainingPlan,
+    processes: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """What each of `processes` processes will take, tried in this one."""
+    from dataclasses import asdict
+
+    from ddclip_cli import console
+    from ddclip_cli.training.dry_run import dry_run, rows
+    from ddclip_cli.training.loop import training_data
+
+    found = dry_run(model, training_data(model, objects, extra, plan, (0, processes)), plan, **options)
+    if as_json:
+        console.print_json(asdict(found))
+    else:
+        console.print_table(["a run", ""], rows(found))
 
 
 def _training_files(recipe: Recipe, data_dir: Path) -> list[Path]:

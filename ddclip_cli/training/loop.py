@@ -85,8 +85,7 @@ def train(
     try:
         with processes.together():
             tracking.check(tracker)
-            data = _mixture(objects, extra, plan, (processes.rank, processes.number))
-            _check_width(data, model)
+            data = training_data(model, objects, extra, plan, (processes.rank, processes.number))
         trainer = Trainer(model, plan, processes=processes, micro_batch=micro_batch, recompute=recompute)
         progress = None
         with processes.together():
@@ -320,9 +319,19 @@ class _Session:
         )
 
 
-def _mixture(objects: ObjectSet, extra: ExtraSet | None, plan: TrainingPlan, share: tuple[int, int]) -> Mixture:
+def training_data(
+    model: MultiViewCLIP,
+    objects: ObjectSet,
+    extra: ExtraSet | None,
+    plan: TrainingPlan,
+    share: tuple[int, int] = (0, 1),
+) -> Mixture:
+    """What a run of `model` reads, or that part of it (see `TrainingData`).
+
+    Raises UserError for objects that do not fit together, or targets of another backbone than the model's.
+    """
     sets = [(objects, plan.batch_size)] + ([] if extra is None else [(extra.objects, extra.batch_size)])
-    return Mixture(
+    data = Mixture(
         [
             TrainingData(
                 own,
@@ -335,6 +344,8 @@ def _mixture(objects: ObjectSet, extra: ExtraSet | None, plan: TrainingPlan, sha
             for number, (own, batch_size) in enumerate(sets)
         ]
     )
+    _check_width(data, model)
+    return data
 
 
 def _check_width(data: Mixture, model: MultiViewCLIP) -> None:

@@ -1,0 +1,146 @@
+"""What a run will take, before it is begun: counts, memory, and time from a few steps on a part of a batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ddclip_cli.data.dataset import Batch, Mixture
+from ddclip_cli.model.multiview import MultiViewCLIP
+from ddclip_cli.training.plan import TrainingPlan
+from ddclip_cli.training.trainer import Trainer
+
+OBJECTS_TRIED = {"cpu": 4, "cuda": 64}
+"""Objects of a trial step; what it takes is scaled to a process's share of a batch."""
+TRIALS = 3
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run will take in each of its processes; estimates are without evaluations and what processes exchange."""
+
+    objects: int
+    batch_size: int
+    """Objects in a global batch, of all sets."""
+    steps_per_epoch: int
+    steps: int
+    trained_numbers: int
+    numbers: int
+    memory_gb: float
+    """Of model, optimizer, activations at the most views, and batches read ahead."""
+    reading_seconds: float
+    """To read a process's share of a step, beside the computation if it is read ahead."""
+    step_seconds: float
+    """To compute on a process's share of a step of an average number of views."""
+    hours: float
+    """For all steps."""
+
+
+def dry_run(
+    model: MultiViewCLIP,
+    data: Mixture,
+    plan: TrainingPlan,
+    *,
+    micro_batch: int | None = None,
+    recompute: bool = False,
+    jobs: int = 0,
+) -> DryRun:
+    """Try a few steps. `data` is a process's share of every batch; `model` is prepared for training, not trained."""
+    trainer = Trainer(model, plan, micro_batch=micro_batch, recompute=recompute)
+    begin = time.perf_counter()
+    share = data[0]
+    reading = time.perf_counter() - begin
+    at_once = sum(len(batch.object_ids) for batch in share)
+    tried = min(at_once, micro_batch or at_once, OBJECTS_TRIED[model.device.type])
+    fewest, most = plan.num_views
+    small = _part(share[0], tried, most)
+
+    in_network = min(micro_batch or at_once, at_once)
+    activations = _bytes_kept(lambda: trainer.step([small], learning_rate=0.0)) / tried * in_network
+    views_of_share = at_once * most * share[0].views[0, 0].nbytes
+    tokens = 0.0
+    if micro_batch and not model.learns_in_single_views:  # kept between the two passes
+        tokens = _bytes_of_tokens(model, small, plan) / tried * at_once
+    trained = sum(parameter.numel() for parameter in trainer.parameters)
+    numbers = sum(parameter.numel() for parameter in model.clip.parameters())
+    copies = 3 + (plan.ema_decay is not None)  # gradient, two moments, average
+    size = trainer.parameters[0].element_size()
+    memory = size * (numbers + copies * trained) + activations + tokens + views_of_share * (jobs + 1)
+
+    average = _part(share[0], tried, max(1, round((fewest + most) / 2)))
+    seconds = min(_seconds(lambda: trainer.step([average], learning_rate=0.0), model.device) for _ in range(TRIALS))
+    step_seconds = seconds / tried * at_once
+    steps = plan.epochs * data.steps_per_epoch
+    return DryRun(
+        objects=sum(len(own.object_ids) for own in data.sets),
+        batch_size=data.batch_size,
+        steps_per_epoch=data.steps_per_epoch,
+        steps=steps,
+        trained_numbers=trained,
+        numbers=numbers,
+        memory_gb=memory / 1e9,
+        reading_seconds=reading,
+        step_seconds=step_seconds,
+        hours=steps * (max(step_seconds, reading / max(1, jobs)) if jobs else step_seconds + reading) / 3600,
+    )
+
+
+def rows(found: DryRun) -> list[tuple[str, str]]:
+    """For a table."""
+    return [
+        ("objects", f"{found.objects:,}"),
+        ("objects in a global batch", f"{found.batch_size:,}"),
+        ("steps an epoch", f"{found.steps_per_epoch:,}"),
+        ("steps", f"{found.steps:,}"),
+        ("numbers that are trained", f"{found.trained_numbers:,} of {found.numbers:,}"),
+        ("memory of a process, about", f"{found.memory_gb:.1f} GB"),
+        ("reading a step", f"{found.reading_seconds:.3g} s"),
+        ("computing a step, about", f"{found.step_seconds:.3g} s"),
+        ("all steps, about", f"{found.hours:.3g} hours, and the evaluations"),
+    ]
+
+
+def _part(batch: Batch, objects: int, views: int) -> Batch:
+    """So many objects of the batch with so many views, some perhaps more than once."""
+    picture = torch.arange(views) % batch.views.shape[1]
+    return replace(
+        batch,
+        object_ids=batch.object_ids[:objects],
+        views=batch.views[:objects, picture],
+        image_targets=batch.image_targets[:objects],
+        text_targets=batch.text_targets[:objects],
+    )
+
+
+def _bytes_kept(step: Callable[[], object]) -> int:
+    """Bytes that a step's backward pass needs; no tensor is counted twice."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        step()
+    return sum(kept.values())
+
+
+@torch.no_grad()
+def _bytes_of_tokens(model: MultiViewCLIP, batch: Batch, plan: TrainingPlan) -> int:
+    pixels = model.to_pixels(batch.views.to(model.device), "none" if plan.crop == "none" else "center")
+    return model.view_tokens(pixels.flatten(0, 1)).nbytes
+
+
+def _seconds(step: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begin = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
