@@ -56,7 +56,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = load_backbone("ViT-B-32", None, cross_view_from=6, device=options.device, precision="fp32")
     trainer = Trainer(model, TrainingPlan(precision="auto", crop="random"))
-    pin = model.device.type == "cuda"
+    on_gpu = model.device.type == "cuda"
     with tempfile.TemporaryDirectory() as folder:
         objects = write_library(Path(folder), options.objects)
         views = (options.views, options.views)
@@ -67,9 +67,7 @@ def main() -> None:
         for number in range(ROUNDS):
             first = number * options.steps
             begin = time.perf_counter()
-            for batch in batches(
-                data, first, first + options.steps, jobs=options.jobs, pin=model.device.type == "cuda"
-            ):
+            for batch in batches(data, first, first + options.steps, jobs=options.jobs, pin=on_gpu):
                 trainer.step(batch, learning_rate=5e-5)
             middle = time.perf_counter()
             for _ in range(options.steps):
