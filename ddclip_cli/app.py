@@ -90,7 +90,10 @@ def _run() -> int:
         if os.environ.get("DDCLIP_DEBUG"):
             raise
         code, message = _explain(error)
-        console.log(f"error: {message}")
+        if console.is_main_process():
+            console.log(f"error: {message}")
+        elif not getattr(error, "is_shared", False):
+            print(f"error: process {os.environ['RANK']}: {message}", file=sys.stderr, flush=True)
     return code or 0
 
 

@@ -9,6 +9,8 @@ class UserError(Exception):
     """What went wrong, where, and what to do about it, in one sentence. Exit code 1."""
 
     exit_code = 1
+    is_shared = False
+    """Whether every process of a run raises it: then the main one alone says it."""
 
 
 class UsageError(UserError):

@@ -325,3 +325,23 @@ def wait_for(path: Path) -> None:
     while not path.exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_start_says_so_and_ends_the_others(sample_data):
+    """As when a file is missing on the second machine: there is no main process that could say it."""
+    begun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    broken = sample_data / "broken.sh"
+    broken.write_text(f'#!/bin/sh\n[ "$RANK" = 1 ] && export DDCLIP_DATA=nowhere || export DDCLIP_DATA={sample_data}\n')
+    with broken.open("a") as file:
+        file.write(
+            f'exec {sys.executable} -m ddclip_cli train --recipe sample --no-eval --out {sample_data}/run "$@"\n'
+        )
+    broken.chmod(0o755)
+    ended = subprocess.run(
+        [*begun, "--no-python", broken, "--device", "cpu"], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 1
+    said = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+    assert len(said) == 1
+    assert said[0].startswith("error: process 1: missing: nowhere/train.h5")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ class DryRun:
     """To read a process's share of a step, beside the computation if it is read ahead."""
     step_seconds: float
     """To compute on a process's share of a step of an average number of views."""
-    hours: float
+    seconds: float
     """For all steps."""
 
 
@@ -85,7 +86,7 @@ def dry_run(
         memory_gb=memory / 1e9,
         reading_seconds=reading,
         step_seconds=step_seconds,
-        hours=steps * (max(step_seconds, reading / max(1, jobs)) if jobs else step_seconds + reading) / 3600,
+        seconds=steps * (max(step_seconds, reading / jobs) if jobs else step_seconds + reading),
     )
 
 
@@ -100,7 +101,7 @@ def rows(found: DryRun) -> list[tuple[str, str]]:
         ("memory of a process, about", f"{found.memory_gb:.1f} GB"),
         ("reading a step", f"{found.reading_seconds:.3g} s"),
         ("computing a step, about", f"{found.step_seconds:.3g} s"),
-        ("all steps, about", f"{found.hours:.3g} hours, and the evaluations"),
+        ("all steps, about", f"{timedelta(seconds=round(found.seconds))}, and the evaluations"),
     ]
 
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 TERMINATED = 128 + signal.SIGTERM
 
 
 class Ending:
-    """Hears SIGTERM while it is entered: inside a step it waits for the step's end, elsewhere it ends the run at once.
-
-    Nothing is lost outside steps, as an evaluation begins with a checkpoint.
-    """
+    """Hears SIGTERM while it is entered, and remembers it; only what may be cut short is ended at once."""
 
     def __init__(self) -> None:
         self.asked = False
-        self.in_steps = False
+        self._at_once = False
 
     def __enter__(self) -> Ending:
         self._before: Any = None
@@ -30,8 +29,19 @@ class Ending:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
 
-    def _hear(self, number: int, _frame: Any) -> None:
+    @contextmanager
+    def may_be_cut_short(self) -> Iterator[None]:
+        """Around work that takes long and is repeated when the run goes on: an evaluation."""
+        if self.asked:
+            sys.exit(TERMINATED)
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def _hear(self, _number: int, _frame: Any) -> None:
         self.asked = True
-        if not self.in_steps:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the unwinding short
-            sys.exit(128 + number)
+        if self._at_once:
+            self._at_once = False  # a second one must not cut the unwinding short
+            sys.exit(TERMINATED)

@@ -148,11 +148,12 @@ class _Session:
         self.tracker = tracking.start(tracker if main else "none", run.logs, recipe)
         self.total_steps = trainer.plan.epochs * data.steps_per_epoch
         self.saved_step = progress.step
+        self.ending = Ending()
 
     def run(self, *, max_steps: int | None, save_every: int | None, jobs: int) -> None:
         """Take the remaining steps, up to step `max_steps`, with all evaluations that are due."""
         first, end = self.progress.step, min(self.total_steps, max_steps or self.total_steps)
-        with Ending() as ending:
+        with self.ending:
             self._evaluate_if_due()
             if first >= end:
                 console.log(f"{self.run_folder.path}: all {end} steps are done already")
@@ -163,7 +164,6 @@ class _Session:
             with console.progress_bar(total=(end - first) * self.data.batch_size, label="train") as bar:
                 reading = batches(self.data, first, end, jobs=jobs, pin=pin)
                 for _ in range(first, end):
-                    ending.in_steps = True
                     batch = self._read(reading)
                     loss = self._step(batch)
                     now = time.monotonic()
@@ -175,7 +175,6 @@ class _Session:
                     bar.update(self.data.batch_size)
                     bar.set_postfix_str(f"loss {loss:.3f}")
                     epoch_losses.append(loss)
-                    self._end_if_asked(ending)
                     if self.progress.step % self.data.steps_per_epoch == 0:
                         self._end_epoch(epoch_losses, begun=begun, first=first, end=end)
                         epoch_losses = []
@@ -183,6 +182,7 @@ class _Session:
                         self._save()
                     if self.saved_step == self.progress.step:
                         last_save = time.monotonic()
+                    self._end_if_asked()
                     last_time = time.monotonic()
             if self.saved_step != self.progress.step:
                 self._save()
@@ -199,13 +199,13 @@ class _Session:
         assert batch is not None
         return batch
 
-    def _end_if_asked(self, ending: Ending) -> None:
+    def _end_if_asked(self) -> None:
         """After SIGTERM to any of the processes: save, and end all of them after the same step."""
-        if self.processes.any(ending.asked)[0]:
-            self._save()
+        if self.processes.any(self.ending.asked)[0]:
+            if self.saved_step != self.progress.step:
+                self._save()
             console.log(f"terminated after step {self.progress.step}: saved, --resume goes on from there")
             sys.exit(TERMINATED)
-        ending.in_steps = False
 
     def _evaluate_if_due(self) -> None:
         """The evaluation before the first step, with the zero-shot gate, or one in which the run was ended."""
@@ -216,7 +216,7 @@ class _Session:
         top1 = self._evaluate(self.evaluate)
         if self.progress.step == 0:
             if self.processes.is_main:
-                with self.trainer.evaluated() as model:
+                with self.ending.may_be_cut_short(), self.trainer.evaluated() as model:
                     zero_shot_gate(top1, model, self.evaluate)
         else:
             self._note(top1)
@@ -275,10 +275,11 @@ class _Session:
     def _evaluate(self, evaluate: Evaluation) -> float:
         """Evaluate in the main process, for all."""
         report = None
-        if self.processes.is_main:
-            with self.trainer.evaluated() as model:
-                report = evaluate(model)
-        report = self.processes.from_main(report)
+        with self.ending.may_be_cut_short():
+            if self.processes.is_main:
+                with self.trainer.evaluated() as model:
+                    report = evaluate(model)
+            report = self.processes.from_main(report)
         assert report is not None
         epoch = self.progress.step // self.data.steps_per_epoch
         self.metrics.write(kind="evaluation", step=self.progress.step, epoch=epoch, **report)

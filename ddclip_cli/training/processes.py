@@ -22,12 +22,15 @@ from ddclip_cli.training.launch import launched
 
 T = TypeVar("T")
 
+TO_MEET = timedelta(minutes=30)
 LONGEST_WAIT = timedelta(days=1)
-"""Of one process for another, which may be evaluating; one that has died is noticed at once."""
+"""Of one process for the main one, which may be evaluating; one that has died is noticed at once."""
 
 
 class LostProcessError(UserError):
     """Another process of the run is gone."""
+
+    is_shared = True
 
 
 def _noticing_loss(method: Callable[..., T]) -> Callable[..., T]:
@@ -67,7 +70,7 @@ class Processes:
         rank, number = started
         if not dist.is_initialized():
             backend = "gloo" if device.type == "cpu" else "nccl"
-            dist.init_process_group(backend, rank=rank, world_size=number, timeout=LONGEST_WAIT)
+            dist.init_process_group(backend, rank=rank, world_size=number, timeout=TO_MEET)
         return cls(rank, number, dist.new_group(backend="gloo", timeout=LONGEST_WAIT))
 
     @property
@@ -127,7 +130,9 @@ class Processes:
             if said is not None:
                 code, sentence = said
                 kind = UsageError if code == UsageError.exit_code else UserError
-                raise kind(sentence if rank == 0 else f"process {rank}: {sentence}") from error
+                agreed = kind(sentence if rank == 0 else f"process {rank}: {sentence}")
+                agreed.is_shared = True
+                raise agreed from error
 
     @contextmanager
     def together(self) -> Iterator[None]:
