@@ -54,7 +54,8 @@ def train(
     Args:
         objects: what to train on.
         extra: a second set, of which a batch joins every step.
-        evaluate: called before the first step and after every epoch; its `top1` chooses the best checkpoint.
+        evaluate: called before the first step and after every epoch; its `top1` chooses the best checkpoint. That of
+            the main process counts, for all.
         recipe: recorded in the run folder and the checkpoints; a run is only resumed with the same one.
             None records the plan.
         resume: go on from the last checkpoint, if there is one, as if the run had never stopped.
@@ -86,15 +87,15 @@ def train(
         with processes.together():
             tracking.check(tracker)
             data = training_data(model, objects, extra, plan, (processes.rank, processes.number))
-        trainer = Trainer(model, plan, processes=processes, micro_batch=micro_batch, recompute=recompute)
+        with processes.together():
+            trainer = Trainer(model, plan, processes=processes, micro_batch=micro_batch, recompute=recompute)
         progress = None
         with processes.together():
             if processes.is_main:
                 run.prepare(recipe, resume=resume, force=force)
                 progress = checkpointing.restore(run, trainer, keep=keep)
         progress = processes.from_main(progress)
-        if progress:
-            trainer.copy_from_main()
+        trainer.copy_from_main()
         if resume:
             where = (
                 f"resuming after step {progress.step}" if progress else "no checkpoint yet, starting at the first step"
@@ -143,6 +144,7 @@ class _Session:
         self.run_folder, self.trainer, self.data, self.progress = run, trainer, data, progress
         self.evaluate, self.recipe, self.keep = evaluate, recipe, keep
         self.processes = trainer.processes
+        self.evaluates = self.processes.from_main(evaluate is not None)
         main = self.processes.is_main
         self.metrics, self.timings = JsonLines(run.metrics if main else None), JsonLines(run.timings if main else None)
         self.tracker = tracking.start(tracker if main else "none", run.logs, recipe)
@@ -209,13 +211,13 @@ class _Session:
 
     def _evaluate_if_due(self) -> None:
         """The evaluation before the first step, with the zero-shot gate, or one in which the run was ended."""
-        if self.evaluate is None or self.progress.step % self.data.steps_per_epoch:
+        if not self.evaluates or self.progress.step % self.data.steps_per_epoch:
             return
         if self.progress.evaluated_step == self.progress.step:
             return
-        top1 = self._evaluate(self.evaluate)
+        top1 = self._evaluate()
         if self.progress.step == 0:
-            if self.processes.is_main:
+            if self.evaluate is not None and self.processes.is_main:
                 with self.ending.may_be_cut_short(), self.trainer.evaluated() as model:
                     zero_shot_gate(top1, model, self.evaluate)
         else:
@@ -262,8 +264,8 @@ class _Session:
         seconds = time.monotonic() - begun
         self._save()
         accuracy = ""
-        if self.evaluate:
-            top1 = self._evaluate(self.evaluate)
+        if self.evaluates:
+            top1 = self._evaluate()
             self._note(top1)
             accuracy = f", top-1 {top1:.1f} %"
         left = (time.monotonic() - begun) / done * (end - self.progress.step)
@@ -272,13 +274,13 @@ class _Session:
             f"{done * self.data.batch_size / seconds:.1f} objects/s, {_clock(left)} left"
         )
 
-    def _evaluate(self, evaluate: Evaluation) -> float:
+    def _evaluate(self) -> float:
         """Evaluate in the main process, for all."""
         report = None
         with self.ending.may_be_cut_short():
-            if self.processes.is_main:
+            if self.evaluate is not None and self.processes.is_main:
                 with self.trainer.evaluated() as model:
-                    report = evaluate(model)
+                    report = self.evaluate(model)
             report = self.processes.from_main(report)
         assert report is not None
         epoch = self.progress.step // self.data.steps_per_epoch
@@ -313,11 +315,13 @@ class _Session:
             with files.writing(file) as partial:
                 partial.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
             checkpointing.write(self.run_folder.failed_state, self.trainer, self.progress, self.recipe)
-        return UserError(
+        failed = UserError(
             f"{error} at step {step} with the objects {some(object_ids)} (all in {file}, the model before the step in "
             f"{self.run_folder.failed_state.name}): mend their data and go on after step {self.saved_step} with "
             "--resume, or start a run with a lower train.learning_rate"
         )
+        failed.is_shared = True
+        return failed
 
 
 def training_data(

@@ -85,7 +85,6 @@ class Trainer:
             )
         self.optimizer = self.accelerator.prepare(_optimizer(self.parameters, plan))
         self._average = None if plan.ema_decay is None else [p.detach().clone() for p in self.parameters]
-        self.processes.copy_from_main(tensor.data for tensor in model.clip.state_dict().values())
 
     def step(self, batches: Sequence[Batch], *, learning_rate: float) -> Losses:
         """Train on this process's share of a global batch of every set. Raises NotFinite before anything changes."""
@@ -156,7 +155,9 @@ class Trainer:
             self._average = [a.to(p.device) for a, p in zip(state["average"], self.parameters, strict=True)]
 
     def copy_from_main(self) -> None:
-        """Take over what the main process has restored."""
+        """Have the weights and the optimizer's state of the main process in all."""
+        if self.processes.number == 1:
+            return
         self.processes.copy_from_main(tensor.data for tensor in self.model.clip.state_dict().values())
         self.load_state_dict(self.processes.from_main(self.state_dict()))
 
