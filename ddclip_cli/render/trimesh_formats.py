@@ -56,9 +56,7 @@ def _part(mesh: Any, matrix: np.ndarray, materials: _Materials) -> Part:
         return Part(vertices, faces, WHITE, normals, _linear(_unit(visual.vertex_colors)))
     material = materials.of(getattr(visual, "material", None))
     uv = getattr(visual, "uv", None)
-    if material.texture is not None and uv is not None:
-        return Part(vertices, faces, material, normals, uv=np.asarray(uv, dtype=np.float64)[:, :2])
-    return Part(vertices, faces, material, normals)
+    return Part(vertices, faces, material, normals, uv=None if uv is None else np.asarray(uv)[:, :2])
 
 
 class _Materials:
