@@ -20,7 +20,13 @@ from ddclip_cli.errors import UserError
 # Help panel -> {command: module of ddclip_cli.commands whose function of that name is the command}.
 COMMANDS = {
     "Start": {"demo": "demo", "sample": "sample", "recipe": "recipe"},
-    "Data": {"download": "download", "render": "render", "pack-h5": "pack_h5", "encode-targets": "encode_targets"},
+    "Data": {
+        "download": "download",
+        "render": "render",
+        "pack-h5": "pack_h5",
+        "store": "store",
+        "encode-targets": "encode_targets",
+    },
     "Train": {"train": "train"},
     "Evaluate": {"eval-lvis": "eval_lvis"},
     "Search": {"embed": "embed", "retrieve": "retrieve"},

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ddclip_cli.errors import UserError
 
@@ -48,6 +48,24 @@ def write_yaml(path: str | Path, document: dict[str, Any]) -> None:
 
     with writing(path) as partial:
         partial.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+@contextmanager
+def held(path: Path) -> Iterator[BinaryIO]:
+    """Open the unfinished file `path`, made if need be, for this process alone: two runs do not write into one file."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with open(descriptor, "r+b", buffering=0) as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # not on Windows
+            pass
+        except BlockingIOError:
+            raise UserError(f"{path} is being written by another run: wait for it or end it") from None
+        if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:  # finished while we waited
+            raise UserError(f"{path} was just finished by another run: run the same command again")
+        yield file  # type: ignore[misc]
 
 
 def refuse_existing(path: str | Path, *, force: bool, option: str = "--out") -> None:

@@ -16,6 +16,12 @@ class Precision(str, Enum):
     fp16 = "fp16"
 
 
+class CodecName(str, Enum):
+    raw = "raw"
+    jpeg = "jpeg"
+    lossless = "lossless"
+
+
 class OnError(str, Enum):
     fail = "fail"
     skip = "skip"

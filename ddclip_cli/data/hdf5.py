@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,15 @@ def local_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     return dataset
 
 
+def made_by(file: h5py.File) -> dict[str, Any] | None:
+    """What an open file of ours says of its making; None in files of the reference and of others."""
+    try:
+        record = json.loads(file.attrs["made_by"])
+    except (KeyError, TypeError, ValueError, RecursionError, OSError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
 def read_whole(dataset: h5py.Dataset) -> np.ndarray:
     """All values of a list in an open file, ids or numbers of up to 8 bytes, if the file can hold so many."""
     path = dataset.file.filename
@@ -75,14 +85,14 @@ class StoredArray:
         """Check the dataset `name`: it must have these `axes` (their names serve the error) and a dtype of that kind.
 
         Args:
-            dtype: "uint8" for exactly that, "float" for 2- or 4-byte floats.
+            dtype: the name of exactly that dtype, or "float" for floats of 2 or 4 bytes.
         """
         self.path, self.name = Path(path), name
         with opened(path) as file:
             dataset = local_dataset(file, name)
             self.shape: tuple[int, ...] = dataset.shape or ()
             self.dtype = dataset.dtype
-            fits = self.dtype == np.uint8 if dtype == "uint8" else self.dtype in (np.float16, np.float32)
+            fits = self.dtype in (np.float16, np.float32) if dtype == "float" else self.dtype == np.dtype(dtype)
             if len(self.shape) != len(axes) or 0 in self.shape or not fits:
                 raise UserError(
                     f"{path}: dataset {name!r} is {self.shape} {self.dtype}: it must be ({', '.join(axes)}) {dtype}"
@@ -102,18 +112,41 @@ class StoredArray:
         rows = _checked(rows, self.shape[0], f"{self.path}: row")
         if columns is not None:
             columns = _checked(columns, self.shape[1], f"{self.path}: view")
-        if self._offset is None:
+        if not self.is_mapped:
             return self._read_by_h5py(rows, columns)
-        if self._map is None:
-            self._map = np.memmap(self.path, self.dtype, "r", self._offset, self.shape)
-        taken = self._map[rows] if columns is None else self._map[rows[:, None], columns]
+        taken = self._mapped[rows] if columns is None else self._mapped[rows[:, None], columns]
         return np.asarray(taken)
+
+    def read_slice(self, start: int, stop: int) -> np.ndarray:
+        """Copy rows `start` to `stop` - 1 -> (stop - start, ...)."""
+        if self.is_mapped:
+            return np.array(self._mapped[start:stop])
+        try:
+            return self._dataset[start:stop]
+        except OSError:
+            raise _damaged(self.path, self.name) from None
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the file is read through a memory map: it lies there in one piece, not chunked or compressed."""
+        return self._offset is not None
+
+    @property
+    def _mapped(self) -> np.ndarray:
+        if self._map is None:
+            self._map = np.memmap(self.path, self.dtype, "r", self._offset or 0, self.shape)
+        return self._map
+
+    @property
+    def _dataset(self) -> h5py.Dataset:
+        """Opened anew in every process: a handle does not survive a fork."""
+        if self._file is None or self._file[0] != os.getpid():
+            self._file = (os.getpid(), h5py.File(self.path, "r"))
+        return self._file[1][self.name]
 
     def _read_by_h5py(self, rows: np.ndarray, columns: np.ndarray | None) -> np.ndarray:
         """The way for compressed or chunked files, which have no place to map."""
-        if self._file is None or self._file[0] != os.getpid():
-            self._file = (os.getpid(), h5py.File(self.path, "r"))
-        dataset = self._file[1][self.name]
+        dataset = self._dataset
         try:
             taken = np.empty((len(rows), *self.shape[1:]), self.dtype)
             for place, row in enumerate(rows):

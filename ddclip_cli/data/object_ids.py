@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -89,6 +90,11 @@ class RowOf:
                 "leave them out of the list or pack them too"
             )
         return np.array([self._row[object_id] for object_id in wanted], dtype=np.int64)
+
+
+def digest(ids: Iterable[str]) -> str:
+    """A short name for exactly these ids in this order."""
+    return hashlib.sha256("\0".join(ids).encode()).hexdigest()
 
 
 def rows_file(store: str | Path) -> Path:

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+"""What is read, whatever a file is called: PIL knows others that start a program."""
 
-def read_render(path: Path, size: int) -> np.ndarray:
+
+def read_render(file: Path | BinaryIO, size: int) -> np.ndarray:
     """A Zero123 render: resized with its alpha by PIL's default filter, then laid on white."""
-    with Image.open(path) as image:
+    with Image.open(file, formats=FORMATS) as image:
         return _on_white(image.convert("RGBA").resize((size, size)))
 
 
-def read_video_frame(path: Path, size: int) -> np.ndarray:
+def read_video_frame(file: Path | BinaryIO, size: int) -> np.ndarray:
     """An MVImgNet frame, resized whole. Those files include truncated JPEGs, which count as far as they go."""
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
     try:
-        with Image.open(path) as image:
+        with Image.open(file, formats=FORMATS) as image:
             return _channels_first(image.convert("RGB").resize((size, size)))
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def read_photo(path: Path, size: int) -> np.ndarray:
+def read_photo(file: Path | BinaryIO, size: int) -> np.ndarray:
     """Any picture: turned upright as its camera noted, resized whole, transparency laid on white."""
-    with Image.open(path) as image:
+    with Image.open(file, formats=FORMATS) as image:
         transparent = image.has_transparency_data
         upright = ImageOps.exif_transpose(image)
         resized = upright.convert("RGBA" if transparent else "RGB").resize((size, size))

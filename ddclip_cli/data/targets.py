@@ -14,7 +14,7 @@ import torch
 from ddclip_cli import files
 from ddclip_cli.console import progress_bar
 from ddclip_cli.data.captions import Captions, read_captions
-from ddclip_cli.data.hdf5 import StoredArray, opened
+from ddclip_cli.data.hdf5 import StoredArray, made_by, opened
 from ddclip_cli.data.hdf5_output import NewFile, check_space, create_contiguous, create_ids, creating
 from ddclip_cli.data.object_ids import RowOf, read_ids
 from ddclip_cli.data.text_targets import TextTargets
@@ -54,10 +54,7 @@ class _PerViewFeatures:
     def backbone_fingerprint(self) -> str | None:
         """Of the model that made the file, if the file says so."""
         with opened(self.path) as file:
-            try:
-                return json.loads(file.attrs["made_by"])["fingerprint"]
-            except (KeyError, TypeError, ValueError, RecursionError):  # of the reference, or of others
-                return None
+            return (made_by(file) or {}).get("fingerprint")
 
     def rows(self, object_ids: Iterable[str]) -> np.ndarray:
         """Rows (B,) int64 of these objects; UserError names those that are not there."""

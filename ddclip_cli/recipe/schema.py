@@ -57,6 +57,8 @@ class PackSection(Section):
     num_views: PositiveInt = 12
     image_size: Annotated[int, Field(ge=1, le=4096)] = 224
     """Side of a view in pixels."""
+    codec: Literal["raw", "jpeg", "lossless"] = "raw"
+    """How views are kept: as pixels, which the reference reads too, or encoded."""
 
 
 class ModelSection(Section):
