@@ -26,6 +26,7 @@ COMMANDS = {
         "pack-h5": "pack_h5",
         "store": "store",
         "encode-targets": "encode_targets",
+        "convert-text": "convert_text",
     },
     "Train": {"train": "train"},
     "Evaluate": {"eval-lvis": "eval_lvis"},

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,6 +41,13 @@ def writing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
         _remove(partial)
         _finish_replacing(path)
         raise
+
+
+def write_all(file: BinaryIO | FileIO, data: bytes | bytearray) -> None:
+    """Write to an unbuffered file, which may take less at once than it is given."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def write_yaml(path: str | Path, document: dict[str, Any]) -> None:

@@ -65,6 +65,9 @@ class Targets:
     def read(self, rows, views):
         return self.features[rows[:, None], views].mean(axis=1)
 
+    def lacking(self, object_ids):
+        return []
+
     def draw(self, object_ids, rng):
         rows = self.rows(object_ids)
         return self.features[rows, rng.integers(2, size=len(rows))]

@@ -62,7 +62,7 @@ def _meant(path: Path, data_dir: Path) -> str | None:
 
 def _brought_by(path: Path, data_dir: Path) -> tuple[str, str] | None:
     """The command that brings a file of the data directory and its size; None for files of the user's own."""
-    from ddclip_cli.data.catalogue import ITEMS
+    from ddclip_cli.data.catalogue import FEATURES, ITEMS
 
     try:
         name = path.relative_to(data_dir).as_posix()
@@ -70,6 +70,8 @@ def _brought_by(path: Path, data_dir: Path) -> tuple[str, str] | None:
         return None
     if name == "mv_images.h5":
         return f"ddclip pack-h5 VIEWS_RELEASE --out {path}", "about 1.6 TB, from the renders of Zero123"
+    if name == f"{FEATURES}/text_embeddings.h5":
+        return f"ddclip convert-text {path.with_suffix('.npy')}", "about 15 GB, from a file of `ddclip download four`"
     items = [item.name for item in ITEMS.values() if name in (file.destination for file in item.files)]
     return _download(items[0], data_dir) if items else None
 

@@ -84,7 +84,8 @@ def command(
 
     from ddclip_cli.data.dataset import ObjectSet
     from ddclip_cli.data.object_ids import read_id_list
-    from ddclip_cli.data.targets import ImageTargets, TextTargets
+    from ddclip_cli.data.targets import ImageTargets
+    from ddclip_cli.data.text_targets import TextTargets
     from ddclip_cli.data.view_store import ViewStore
     from ddclip_cli.training.loop import train
     from ddclip_cli.training.plan import TrainingPlan

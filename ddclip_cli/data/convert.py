@@ -62,9 +62,14 @@ def _keep(path: Path, ids: Path | None, form: StoreForm, row: int) -> list[bytes
     return form.keep(store.read([row], range(form.num_views))[0])
 
 
-@lru_cache(maxsize=1)
 def opened_store(path: Path, ids: Path | None) -> ViewStore:
     """The store of a worker process, which reads its ids but once."""
+    file = path.stat()
+    return _opened(path, ids, (file.st_ino, file.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path, ids: Path | None, _version: tuple[int, int]) -> ViewStore:
     return ViewStore(path, ids)
 
 

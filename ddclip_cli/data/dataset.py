@@ -38,8 +38,7 @@ class ImageTargetReader(Protocol):
 class TextTargetReader(Protocol):
     """What is asked of text targets (`data.text_targets.TextTargets`)."""
 
-    @property
-    def ids(self) -> Sequence[str]: ...
+    def lacking(self, object_ids: Sequence[str]) -> list[str]: ...
     def draw(self, object_ids: Sequence[str], rng: np.random.Generator) -> np.ndarray: ...
 
 
@@ -130,8 +129,7 @@ class TrainingData:
                 f"the image targets have {self.image_targets.num_views} views an object and the store {stored}: "
                 "make the targets from this store (ddclip encode-targets)"
             )
-        with_text = set(self.text_targets.ids)
-        missing = [object_id for object_id in self.object_ids if object_id not in with_text]
+        missing = self.text_targets.lacking(self.object_ids)
         if missing:
             raise UserError(
                 f"{len(missing)} of {len(self.object_ids)} objects have no text target: {some(missing)}; "

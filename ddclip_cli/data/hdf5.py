@@ -81,23 +81,27 @@ class StoredArray:
     Safe to hand to other processes: nothing open goes through a fork or a pickle.
     """
 
-    def __init__(self, path: str | Path, name: str, *, axes: Sequence[str], dtype: str) -> None:
+    def __init__(
+        self, path: str | Path, name: str, *, axes: Sequence[str], dtype: str, is_sparse: bool = False
+    ) -> None:
         """Check the dataset `name`: it must have these `axes` (their names serve the error) and a dtype of that kind.
 
         Args:
-            dtype: the name of exactly that dtype, or "float" for floats of 2 or 4 bytes.
+            dtype: the name of exactly that dtype, "float" for floats of 2 or 4 bytes, "bytes" for texts of one length.
+            is_sparse: few small rows of many will be read: each by itself, for a map would pull in its surroundings.
         """
         self.path, self.name = Path(path), name
         with opened(path) as file:
             dataset = local_dataset(file, name)
             self.shape: tuple[int, ...] = dataset.shape or ()
             self.dtype = dataset.dtype
-            fits = self.dtype in (np.float16, np.float32) if dtype == "float" else self.dtype == np.dtype(dtype)
-            if len(self.shape) != len(axes) or 0 in self.shape or not fits:
+            fits = {"float": self.dtype in (np.float16, np.float32), "bytes": self.dtype.kind == "S"}
+            if len(self.shape) != len(axes) or 0 in self.shape or not fits.get(dtype, self.dtype == dtype):
                 raise UserError(
                     f"{path}: dataset {name!r} is {self.shape} {self.dtype}: it must be ({', '.join(axes)}) {dtype}"
                 )
             self._offset = _offset(dataset)
+        self._is_sparse = is_sparse and hasattr(os, "pread")
         self._map: np.ndarray | None = None
         self._file: tuple[int, h5py.File] | None = None
 
@@ -114,8 +118,16 @@ class StoredArray:
             columns = _checked(columns, self.shape[1], f"{self.path}: view")
         if not self.is_mapped:
             return self._read_by_h5py(rows, columns)
+        if self._is_sparse and columns is None:
+            return self._read_rows(rows)
         taken = self._mapped[rows] if columns is None else self._mapped[rows[:, None], columns]
         return np.asarray(taken)
+
+    def _read_rows(self, rows: np.ndarray) -> np.ndarray:
+        size = math.prod(self.shape[1:]) * self.dtype.itemsize
+        with open(self.path, "rb", buffering=0) as file:
+            data = [os.pread(file.fileno(), size, (self._offset or 0) + int(row) * size) for row in rows]
+        return np.frombuffer(bytearray().join(data), self.dtype).reshape(len(rows), *self.shape[1:])
 
     def read_slice(self, start: int, stop: int) -> np.ndarray:
         """Copy rows `start` to `stop` - 1 -> (stop - start, ...)."""

@@ -18,7 +18,7 @@ from ddclip_cli.data.hdf5_output import Forms, check_space, create_contiguous, c
 from ddclip_cli.data.object_ids import read_ids, rows_file, write_rows
 from ddclip_cli.data.unfinished import Unfinished, continuing, is_begun, moving_path, part_path
 
-PLACE = places({"imgs": ((1,), np.uint8)})["imgs"]
+PLACE = places({"imgs": ((1, 1, 3, 1, 1), np.uint8)})["imgs"]
 """Where the bytes of all views start, whatever their number."""
 
 
@@ -84,6 +84,7 @@ class StoreWriter:
         else:
             datasets = {"encoded": ((self._end - PLACE,), np.uint8)}
         with self._unfinished.completing(datasets) as file:
+            assert next(iter(file.values())).id.get_offset() == PLACE
             file.attrs["made_by"] = json.dumps(made_by)
             if self.form.codec != RAW:
                 file.attrs["codec"], file.attrs["image_size"] = self.form.codec, size

@@ -129,9 +129,7 @@ class _Part:
                     raise unreachable(self.remote.url, error) from error
                 if not data:
                     raise TransferError(f"{self.remote.name} broke off at byte {self.position}", passing=True)
-                rest = memoryview(data)
-                while rest:  # an unbuffered write may take less than it is given
-                    rest = rest[self.file.write(rest) :]
+                files.write_all(self.file, data)
                 self.digest.update(data)
                 self.position += len(data)
                 self.advance(len(data))

@@ -123,11 +123,9 @@ class Unfinished:
 
     def write(self, place: int, data: bytes) -> None:
         assert self._raw is not None
-        rest = memoryview(data)
         try:
             self._raw.seek(place)
-            while rest:
-                rest = rest[self._raw.write(rest) :]
+            files.write_all(self._raw, data)
         except OSError as error:
             raise cannot_write(self.out, error) from None
 
@@ -172,12 +170,10 @@ class Unfinished:
 
     def _replace_records(self, place: int, data: bytes | bytearray) -> None:
         """Make `data` all that follows from `place` on, and have it on the disk."""
-        rest = memoryview(data)
         try:
             self._records.truncate(place)
             self._records.seek(place)
-            while rest:
-                rest = rest[self._records.write(rest) :]
+            files.write_all(self._records, data)
             os.fsync(self._records.fileno())
         except OSError as error:
             raise cannot_write(self.out, error) from None

@@ -91,7 +91,7 @@ class DataSection(Section):
     objects: Text | None = "four_model_ids.txt"
     """Text file of the object ids to train on, one a line; None: every object of the store."""
     image_targets: Text = "ViT-B-32_laion2b_s34b_b79k/image_embeddings.h5"
-    text_targets: Text = "ViT-B-32_laion2b_s34b_b79k/text_embeddings.npy"
+    text_targets: Text = "ViT-B-32_laion2b_s34b_b79k/text_embeddings.h5"
     extra: ExtraDataSection | None = None
 
 
