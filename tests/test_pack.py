@@ -126,7 +126,24 @@ def test_the_lookup_equals_the_reference_formula():
     colour, alpha = np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
     rgba = np.stack([colour, colour, colour, alpha], axis=-1).astype(np.uint8) / 255
     plain = ((rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:])) * 255).astype(np.uint8)
-    assert np.array_equal(pictures._white_table(), plain[..., 0])
+    assert np.array_equal(pictures._white_table().T, plain[..., 0])
+
+
+@pytest.mark.parametrize("side", [512, 448, 225, 224, 128, 100])
+def test_resizing_what_is_seen_equals_resizing_everything(side):
+    """Wherever it stands, at every edge of a block, with colours under what is transparent and without."""
+    rng = np.random.default_rng(side)
+    boxes = [(0, 0, side, side), (side - 1, side - 1, side, side), (0, 0, 1, 1)]
+    boxes += [(n, side - n - 9, min(n + 5, side), side - n) for n in range(0, side - 9, 7)]
+    for left, top, right, bottom in boxes:
+        rgba = rng.integers(0, 256, (side, side, 4)).astype(np.uint8)
+        kept = np.zeros((side, side), bool)
+        kept[top:bottom, left:right] = True
+        rgba[..., 3] *= kept
+        image = Image.fromarray(rgba)
+        assert np.array_equal(pictures._resized_on_white(image, 224), pictures._on_white(image.resize((224, 224))))
+    clear = Image.new("RGBA", (side, side), (9, 9, 9, 0))
+    assert (pictures._resized_on_white(clear, 224) == 255).all()
 
 
 def test_jobs_do_not_change_the_file(tmp_path):
