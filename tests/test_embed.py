@@ -53,7 +53,7 @@ def test_embeddings_are_those_of_the_model(model, store, tmp_path):
     embeddings = ShapeEmbeddings(tmp_path / "emb.h5")
     views = store.read(np.arange(5), np.arange(3))
     expected = model.encode_views(torch.from_numpy(views), crop="none").numpy()
-    np.testing.assert_allclose(embeddings.vectors, expected, atol=1e-6)
+    np.testing.assert_allclose(embeddings.vectors.read(), expected, atol=1e-6)
     assert embeddings.ids == IDS
     assert embeddings.made_by == {
         "checkpoint": "tiny",
@@ -145,8 +145,8 @@ def test_reference_embeddings():
     with h5py.File(OFFICIAL) as file:
         raw = file["shape_feat"][:].astype(np.float32)
     assert {object_id: row for row, object_id in enumerate(embeddings.ids)} == rows
-    np.testing.assert_allclose(np.linalg.norm(embeddings.vectors, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(embeddings.vectors, raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(embeddings.vectors.read(), axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(embeddings.vectors.read(), raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
     assert embeddings.made_by is None
     assert embeddings.thumbnail(0) is None
 
@@ -181,9 +181,9 @@ def test_another_model_is_refused_and_both_are_named(model, store, tmp_path):
 
 
 def test_vectors_come_out_at_unit_length(tmp_path):
-    vectors = np.random.default_rng(0).normal(size=(7, 4)) * 50
+    vectors = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32) * 50
     embeddings = ShapeEmbeddings(write(tmp_path / "emb.h5", vectors))
-    np.testing.assert_allclose(np.linalg.norm(embeddings.vectors, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(embeddings.vectors.read(), axis=1), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0])
@@ -191,7 +191,7 @@ def test_a_row_without_direction_is_refused_by_name(tmp_path, bad):
     vectors = np.ones((4, 3), np.float32)
     vectors[2] = bad
     with pytest.raises(UserError, match=r"object-2 \(row 2\)"):
-        ShapeEmbeddings(write(tmp_path / "emb.h5", vectors))
+        ShapeEmbeddings(write(tmp_path / "emb.h5", vectors)).vectors.read()
 
 
 def test_what_is_no_file_of_embeddings(tmp_path, store):
@@ -222,7 +222,7 @@ def test_a_truncated_file_is_refused(tmp_path):
 def test_a_huge_promise_takes_no_memory(tmp_path):
     with h5py.File(tmp_path / "emb.h5", "w") as file:
         file.create_dataset("shape_feat", shape=(10**9, 512), dtype="f4", chunks=(1024, 512))
-    with pytest.raises(UserError, match="promises"):
+    with pytest.raises(UserError, match="claims"):
         ShapeEmbeddings(tmp_path / "emb.h5")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -103,6 +104,8 @@ class StoredArray:
             self._offset = _offset(dataset)
         self._is_sparse = is_sparse and hasattr(os, "pread")
         self._map: np.ndarray | None = None
+        self._map_start = 0
+        """Bytes of the mapped memory before the first row."""
         self._file: tuple[int, h5py.File] | None = None
 
     def __len__(self) -> int:
@@ -138,6 +141,19 @@ class StoredArray:
         except OSError:
             raise _damaged(self.path, self.name) from None
 
+    def span(self, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop` - 1: a view of the file where it is mapped, which costs no copy, else `read_slice`."""
+        return np.asarray(self._mapped[start:stop]) if self.is_mapped else self.read_slice(start, stop)
+
+    def release(self, start: int, stop: int) -> None:
+        """Give back the memory that these mapped rows took; their next reader maps them again from the cache."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            row = self._map.nbytes // len(self._map)
+            first, last = (self._map_start + place * row for place in (start, stop))
+            first, last = first // mmap.PAGESIZE * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE
+            if last > first:
+                self._map._mmap.madvise(mmap.MADV_DONTNEED, first, last - first)  # type: ignore[attr-defined]
+
     @property
     def is_mapped(self) -> bool:
         """Whether the file is read through a memory map: it lies there in one piece, not chunked or compressed."""
@@ -147,6 +163,7 @@ class StoredArray:
     def _mapped(self) -> np.ndarray:
         if self._map is None:
             self._map = np.memmap(self.path, self.dtype, "r", self._offset or 0, self.shape)
+            self._map_start = (self._offset or 0) % mmap.ALLOCATIONGRANULARITY  # numpy maps from a boundary on
         return self._map
 
     @property

@@ -17,7 +17,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 def read_render(file: Path | BinaryIO, size: int) -> np.ndarray:
     """A Zero123 render: resized with its alpha by PIL's default filter, then laid on white."""
     with Image.open(file, formats=FORMATS) as image:
-        return _resized_on_white(image.convert("RGBA"), size)
+        return resized_on_white(image.convert("RGBA"), size)
 
 
 def read_video_frame(file: Path | BinaryIO, size: int) -> np.ndarray:
@@ -39,7 +39,7 @@ def read_photo(file: Path | BinaryIO, size: int) -> np.ndarray:
     return _on_white(resized) if transparent else _channels_first(resized)
 
 
-def _resized_on_white(image: Image.Image, size: int) -> np.ndarray:
+def resized_on_white(image: Image.Image, size: int) -> np.ndarray:
     """`_on_white(image.resize((size, size)))`, without the work on what is wholly transparent: most of a render.
 
     A square picture and its view are cut into the same number of blocks, as many as give whole pixels in both: 32 of 16
