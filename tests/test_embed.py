@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import DATA, run, tiny_model, tiny_store
+from tiny import DATA, embed, run, tiny_model, tiny_store
 
 from ddclip_cli.data.view_store import ViewStore
 from ddclip_cli.errors import UserError
-from ddclip_cli.search.embed import best_views, embed_store
+from ddclip_cli.search.embed import best_views
 from ddclip_cli.search.embeddings import ShapeEmbeddings
 
 IDS = ["white-couch-000001", "red, chair", "../x\n<b>", "d", "e"]
@@ -49,7 +49,7 @@ def write(path, vectors, ids=None, **datasets):
 
 def test_embeddings_are_those_of_the_model(model, store, tmp_path):
     made_by = {"checkpoint": "tiny"}
-    embed_store(model, store, tmp_path / "emb.h5", num_views=3, crop="none", batch_size=2, made_by=made_by)
+    embed(model, store.path, tmp_path / "emb.h5", num_views=3, crop="none", batch_size=2, made_by=made_by)
     embeddings = ShapeEmbeddings(tmp_path / "emb.h5")
     views = store.read(np.arange(5), np.arange(3))
     expected = model.encode_views(torch.from_numpy(views), crop="none").numpy()
@@ -66,12 +66,12 @@ def test_embeddings_are_those_of_the_model(model, store, tmp_path):
 
 def test_same_bytes_again(model, store, tmp_path):
     for name in ("a.h5", "b.h5"):
-        embed_store(model, store, tmp_path / name, num_views=4, batch_size=2)
+        embed(model, store.path, tmp_path / name, num_views=4, batch_size=2)
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
 def test_thumbnails_are_the_best_views(model, store, tmp_path):
-    embed_store(model, store, tmp_path / "emb.h5", num_views=4, batch_size=2)
+    embed(model, store.path, tmp_path / "emb.h5", num_views=4, batch_size=2)
     embeddings = ShapeEmbeddings(tmp_path / "emb.h5")
     for row in range(5):
         picture = np.asarray(Image.open(io.BytesIO(embeddings.thumbnail(row))))
@@ -93,7 +93,7 @@ def test_the_view_to_show_is_bright_and_shows_much():
 
 def test_the_reference_can_read_ours(model, store, tmp_path):
     """It reads `shape_feat` by row, and the rows from the JSON beside the file."""
-    embed_store(model, store, tmp_path / "emb.h5", num_views=4)
+    embed(model, store.path, tmp_path / "emb.h5", num_views=4)
     with h5py.File(tmp_path / "emb.h5") as file:
         assert file["shape_feat"].shape == (5, model.embed_dim)
         assert file["shape_feat"].dtype == np.float32
@@ -104,9 +104,9 @@ def test_existing_output_is_kept(model, store, tmp_path):
     for name in ("emb_model_to_idx.json", "emb.h5"):  # the rows may be those of another store
         (tmp_path / name).write_text("precious")
         with pytest.raises(UserError, match=f"{name} exists already.*--force"):
-            embed_store(model, store, tmp_path / "emb.h5", num_views=4)
+            embed(model, store.path, tmp_path / "emb.h5", num_views=4)
         assert (tmp_path / name).read_text() == "precious"
-    embed_store(model, store, tmp_path / "emb.h5", num_views=4, force=True)
+    embed(model, store.path, tmp_path / "emb.h5", num_views=4, force=True)
     assert len(ShapeEmbeddings(tmp_path / "emb.h5")) == 5
 
 
@@ -115,7 +115,7 @@ def test_failure_leaves_nothing_half_written(store, tmp_path):
     broken.clip.visual.proj.data.fill_(float("nan"))
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="white-couch-000001 is not finite"):
-        embed_store(broken, store, tmp_path / "out" / "emb.h5", num_views=4)
+        embed(broken, store.path, tmp_path / "out" / "emb.h5", num_views=4)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -125,7 +125,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(model, store, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
     try:
         with pytest.raises(UserError, match=r"emb\.h5 could not be written .* make room"):
-            embed_store(model, store, tmp_path / "out" / "emb.h5", num_views=4)
+            embed(model, store.path, tmp_path / "out" / "emb.h5", num_views=4)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list((tmp_path / "out").iterdir()) == []
@@ -133,7 +133,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(model, store, tmp_path):
 
 def test_more_views_than_stored(model, store, tmp_path):
     with pytest.raises(UserError, match="the store has 4"):
-        embed_store(model, store, tmp_path / "emb.h5", num_views=12)
+        embed(model, store.path, tmp_path / "emb.h5", num_views=12)
 
 
 # ---- reading
@@ -172,7 +172,7 @@ def test_another_width_is_refused():
 
 
 def test_another_model_is_refused_and_both_are_named(model, store, tmp_path):
-    embed_store(model, store, tmp_path / "emb.h5", num_views=4, made_by={"checkpoint": "first"})
+    embed(model, store.path, tmp_path / "emb.h5", num_views=4, made_by={"checkpoint": "first"})
     other = tiny_model(tmp_path, seed=1)
     with pytest.raises(UserError) as caught:
         ShapeEmbeddings(tmp_path / "emb.h5").check_model(other, checkpoint="second")

@@ -8,12 +8,10 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import DATA, run, tiny_model, tiny_store
+from tiny import DATA, embed, run, tiny_model, tiny_store
 
-from ddclip_cli.data.view_store import ViewStore
 from ddclip_cli.errors import UserError
 from ddclip_cli.search.answer import Answer, Hit
-from ddclip_cli.search.embed import embed_store
 from ddclip_cli.search.plain import one_line
 from ddclip_cli.search.retrieve import retrieve
 from ddclip_cli.search.sheet import CARDS_A_LINE, MAX_CARDS, draw_sheet, write_sheet
@@ -33,8 +31,8 @@ def place(tmp_path_factory, model):
 
     folder = tmp_path_factory.mktemp("place")
     save_checkpoint(model, folder / "checkpoint")
-    store = ViewStore(tiny_store(folder / "store.h5", IDS))
-    embed_store(model, store, folder / "emb.h5", num_views=4, made_by={"checkpoint": "tiny"})
+    store = tiny_store(folder / "store.h5", IDS)
+    embed(model, store, folder / "emb.h5", num_views=4, made_by={"checkpoint": "tiny"})
     return folder
 
 

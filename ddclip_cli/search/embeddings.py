@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from ddclip_cli.console import warn
-from ddclip_cli.data.hdf5 import local_dataset, opened
+from ddclip_cli.data.hdf5 import local_dataset, opened, read_whole
 from ddclip_cli.data.object_ids import read_ids
 from ddclip_cli.errors import UserError
 from ddclip_cli.search.vectors import StoredVectors
@@ -98,11 +98,23 @@ class ShapeEmbeddings:
 
     def source_path(self, row: int) -> str | None:
         """The file or folder that an object was embedded from, as seen from here; None if the file does not say."""
+        stored = self.stored_path(row)
+        return None if stored is None else os.path.normpath(self.path.parent / stored)
+
+    def stored_path(self, row: int) -> str | None:
+        """The same as it is stored: from the folder of the embeddings."""
         if not self._has_paths:
             return None
         with opened(self.path) as file:
-            text = local_dataset(file, "paths")[row].decode(errors="replace")
-        return os.path.normpath(self.path.parent / text)
+            return local_dataset(file, "paths")[row].decode(errors="replace") or None
+
+    def digests(self) -> np.ndarray | None:
+        """(N, 16) uint8 of what the views came from, if the file has them."""
+        with opened(self.path) as file:
+            if "digests" not in file:
+                return None
+            digests = read_whole(local_dataset(file, "digests"))
+        return digests if digests.dtype == np.uint8 and digests.shape == (len(self), 16) else None
 
     def thumbnail(self, row: int) -> bytes | None:
         """The JPEG kept of an object, or None."""
