@@ -30,7 +30,7 @@ COMMANDS = {
     },
     "Train": {"train": "train"},
     "Evaluate": {"eval-lvis": "eval_lvis"},
-    "Search": {"embed": "embed", "retrieve": "retrieve"},
+    "Search": {"embed": "embed", "index": "index", "retrieve": "retrieve"},
 }
 
 app = typer.Typer(

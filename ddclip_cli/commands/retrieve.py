@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ddclip_cli.recipe import Recipe
     from ddclip_cli.search.answer import Answer
     from ddclip_cli.search.embeddings import ShapeEmbeddings
+    from ddclip_cli.search.index import NearIndex
     from ddclip_cli.search.searcher import Searcher
 
 TRY_THE_SAMPLE = 'to try it at once: `ddclip retrieve --recipe sample "a white couch"`'
@@ -192,7 +193,8 @@ def _open(
     from ddclip_cli.search.metadata import Metadata, allowed_rows
     from ddclip_cli.search.searcher import Searcher
 
-    embeddings = ShapeEmbeddings(index_path)
+    near = _near_index(index_path) if index_path.suffix == ".index" else None
+    embeddings = near.embeddings if near is not None else ShapeEmbeddings(index_path)
     if checkpoint is None and embeddings.made_by is not None:
         source = recorded_source(embeddings.made_by, embeddings.path, data_dir)
         named = str(embeddings.made_by.get("checkpoint"))
@@ -207,7 +209,13 @@ def _open(
     encoders = Encoders(source, backbone=backbone, device=device, precision=precision, cache=feature_cache)
     embeddings.check_model(encoders, checkpoint=named)
     crop, render = _views_as_recorded(embeddings, settings)
-    return Searcher(embeddings, encoders, metadata=known, allowed=allowed, crop=crop, render=render)
+    return Searcher(embeddings, encoders, index=near, metadata=known, allowed=allowed, crop=crop, render=render)
+
+
+def _near_index(path: Path) -> NearIndex:
+    from ddclip_cli.search.index import NearIndex  # and faiss with it
+
+    return NearIndex(path)
 
 
 def _views_as_recorded(embeddings: ShapeEmbeddings, settings: Recipe) -> tuple[str, dict[str, Any]]:
