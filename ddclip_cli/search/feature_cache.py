@@ -38,7 +38,7 @@ class FeatureCache:
         found: dict[str, np.ndarray] = {}
         if not self.path.is_file():
             return found
-        with self._database() as database:
+        with self._tolerant(), self._database() as database:
             for text in texts:
                 key = _key(fingerprint, text)
                 row = database.execute("SELECT vector FROM features WHERE key = ?", (key,)).fetchone()
@@ -50,7 +50,7 @@ class FeatureCache:
     def put(self, fingerprint: str, features: dict[str, np.ndarray]) -> None:
         now = time.time_ns()
         rows = [(_key(fingerprint, text), vector.astype("<f4").tobytes(), now) for text, vector in features.items()]
-        with self._database() as database, database:
+        with self._tolerant(), self._database() as database, database:
             database.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?)", rows[-MAX_ENTRIES:])
             (count,) = database.execute("SELECT COUNT(*) FROM features").fetchone()
             if count > MAX_ENTRIES:
@@ -59,15 +59,18 @@ class FeatureCache:
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
-        """The open database; what goes wrong with it ends the block, and no more."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(self.path, timeout=1)) as database:
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, vector BLOB, made INTEGER) WITHOUT ROWID"
+            )
+            yield database
+
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        """What goes wrong with the database ends the block, and no more."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.path, timeout=1)) as database:
-                database.execute(
-                    "CREATE TABLE IF NOT EXISTS features"
-                    " (key BLOB PRIMARY KEY, vector BLOB, made INTEGER) WITHOUT ROWID"
-                )
-                yield database
+            yield
         except (sqlite3.OperationalError, OSError):  # locked, full, not writable
             pass
         except sqlite3.DatabaseError:

@@ -40,7 +40,8 @@ def retrieve(
     least = np.full(len(queries), -np.inf, np.float32)  # what a score has to exceed to be among the best so far
     transposed = np.ascontiguousarray(queries.T)
     for start, block in _blocks(vectors, block_rows):
-        scores = (block @ transposed).T if len(queries) == 1 else queries @ block.T  # (b, E), (E, Q) -> (Q, b)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is looked for below
+            scores = (block @ transposed).T if len(queries) == 1 else queries @ block.T  # (b, E), (E, Q) -> (Q, b)
         highest = scores.max(axis=1, initial=-np.inf)
         if not np.isfinite(highest).all() and isinstance(vectors, StoredVectors):
             raise vectors.bad_row(start + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0]), "NaN or infinite")
