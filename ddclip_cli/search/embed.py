@@ -33,6 +33,7 @@ from ddclip_cli.search.library import DIGEST_BYTES, LibraryObject, ViewSettings,
 THUMBNAIL_SIZE = 112
 THUMBNAIL_QUALITY = 85
 WRITE_ROWS = 1024
+BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def embed_library(
     *,
     views: ViewSettings | None = None,
     crop: Crop = "center",
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     jobs: int = 1,
     processes: int = 1,
     spec: ModelSpec | None = None,

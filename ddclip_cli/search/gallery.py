@@ -95,7 +95,7 @@ def _card(hit: Hit, jpeg: bytes | None) -> str:
     picture = '<span class="empty">no picture</span>'
     if jpeg is not None and jpeg.startswith(b"\xff\xd8"):
         data = base64.b64encode(jpeg).decode()
-        picture = f'<img src="data:image/jpeg;base64,{data}" alt="{_text(name)}" loading="lazy">'
+        picture = f'<img src="data:image/jpeg;base64,{data}" alt="{_text(name)}">'
     link = f' data-link="{escape(hit.link)}"' if hit.link else ""
     width = max(0.0, min(1.0, hit.score))
     return (
