@@ -141,9 +141,9 @@ def test_resizing_what_is_seen_equals_resizing_everything(side):
         kept[top:bottom, left:right] = True
         rgba[..., 3] *= kept
         image = Image.fromarray(rgba)
-        assert np.array_equal(pictures._resized_on_white(image, 224), pictures._on_white(image.resize((224, 224))))
+        assert np.array_equal(pictures.resized_on_white(image, 224), pictures._on_white(image.resize((224, 224))))
     clear = Image.new("RGBA", (side, side), (9, 9, 9, 0))
-    assert (pictures._resized_on_white(clear, 224) == 255).all()
+    assert (pictures.resized_on_white(clear, 224) == 255).all()
 
 
 def test_jobs_do_not_change_the_file(tmp_path):

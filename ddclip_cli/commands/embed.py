@@ -76,7 +76,7 @@ def command(
     from ddclip_cli.search.embed import ModelSpec, embed_library
     from ddclip_cli.search.library import ViewSettings, find_objects
 
-    objects = find_objects(sources, ids)
+    objects = find_objects(sources, ids, object_ids=settings.render.object_ids)
     model = load_recipe_model(settings, checkpoint, data_dir, device, precision.value)
     document = recorded(settings, {"model.checkpoint": checkpoint})
     made_by = {"checkpoint": document["model"]["checkpoint"], "precision": model.precision, "recipe": document}
@@ -93,11 +93,13 @@ def command(
             render_size=settings.render.image_size,
             camera=settings.render.camera,
             seed=settings.render.seed,
+            up=settings.render.up,
         ),
         crop=settings.embed.crop,
         jobs=jobs,
         processes=processes,
         spec=ModelSpec(str(source), backbone_of(settings, source, data_dir), str(model.device), model.precision),
+        guarded=True,
         made_by=made_by,
         on_error=on_error.value,
         update=update,

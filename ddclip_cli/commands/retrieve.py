@@ -228,7 +228,7 @@ def _views_as_recorded(embeddings: ShapeEmbeddings, settings: Recipe) -> tuple[s
         render = RenderSection.model_validate(record["recipe"]["render"])
     except (KeyError, TypeError, ValueError):
         render = settings.render
-    return str(crop), render.model_dump()
+    return str(crop), render.model_dump(exclude={"object_ids"})
 
 
 class _Show:

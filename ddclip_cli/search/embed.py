@@ -70,6 +70,7 @@ def embed_library(
     jobs: int = 1,
     processes: int = 1,
     spec: ModelSpec | None = None,
+    guarded: bool = False,
     made_by: dict[str, Any] | None = None,
     on_error: str = "fail",
     update: bool = False,
@@ -88,6 +89,8 @@ def embed_library(
     Args:
         jobs: processes that read, decode and render.
         processes: processes that embed, each with a model of its own, loaded as `spec` says, and one job.
+        guarded: meshes are read in a process beside this one: native code that reads them may end it, and then one
+            object is lost, not the run.
         on_error: "fail" embeds all it can, names the bad ones and writes nothing; "skip" leaves them out.
         update: embed only what is new or changed, and keep the rest of the `out` that is there.
 
@@ -125,7 +128,7 @@ def embed_library(
             bar.update(len(journal))
             batches = _batches(wanted, batch_size, journal)
             task = partial(_embed, views=views, crop=crop, folder=out.parent)
-            for batch, failed in _run_batches(model, batches, task, jobs, processes, spec):
+            for batch, failed in _run_batches(model, batches, task, jobs, processes, spec, guarded):
                 if batch:
                     journal.add(batch)
                 for object_id, reason in failed.items():
@@ -188,6 +191,7 @@ def _run_batches(
     jobs: int,
     processes: int,
     spec: ModelSpec | None,
+    guarded: bool,
 ) -> Iterator[Batch]:
     """Every batch in order: in this process behind `jobs` that read, or in `processes` of their own."""
     if processes > 1 and spec is not None and len(batches) > 1:
@@ -196,8 +200,9 @@ def _run_batches(
         return
     everything = [thing for batch in batches for thing in batch]
     jobs = min(jobs, max(1, len(everything)))
-    read = partial(_read if jobs == 1 else _read_alone, views=task.keywords["views"])
-    results = in_order(read, everything, jobs=jobs)
+    read = partial(_read_alone if jobs > 1 else _read, views=task.keywords["views"])
+    risky = guarded and len(everything) > 1 and any(thing.kind == "mesh" for thing in everything)
+    results = in_order(read, everything, jobs=jobs, died=_died if risky else None)
     for batch in batches:
         yield task(model, batch, [next(results) for _ in batch])
 
@@ -219,6 +224,10 @@ def _model_of(spec: ModelSpec, processes: int) -> MultiViewCLIP:
         device = f"cuda:{number % torch.cuda.device_count()}"
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     return load_model(spec.source, backbone=spec.backbone, device=device, precision=spec.precision).eval()
+
+
+def _died(thing: LibraryObject) -> Read:
+    return f"{thing.path}: the process that read it ended (out of memory, or a fault in a library that reads it)"
 
 
 def _read_alone(thing: LibraryObject, views: ViewSettings) -> Read:

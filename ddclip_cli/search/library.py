@@ -17,7 +17,8 @@ from ddclip_cli.data.layouts import LAYOUTS, PICTURES, TooFewViewsError
 from ddclip_cli.data.view_store import ViewStore
 from ddclip_cli.errors import UsageError, UserError
 from ddclip_cli.render.camera import Camera
-from ddclip_cli.render.scene import MESH_SUFFIXES
+from ddclip_cli.render.folder import ObjectIds
+from ddclip_cli.render.load import MESH_SUFFIXES, Up
 from ddclip_cli.search.views import mesh_views
 
 STORE_SUFFIXES = (".h5", ".hdf5")
@@ -50,9 +51,13 @@ class ViewSettings:
     """Side of a rendered view, before it is brought to `size`."""
     camera: Camera = "zero123"
     seed: int = 0
+    up: Up = "auto"
+    """The axis that points up in the meshes."""
 
 
-def find_objects(sources: Sequence[str | Path], ids: str | Path | None = None) -> list[LibraryObject]:
+def find_objects(
+    sources: Sequence[str | Path], ids: str | Path | None = None, *, object_ids: ObjectIds = "name"
+) -> list[LibraryObject]:
     """The objects of all sources, in their order; inside one, by row of a store, else sorted by id.
 
     A source is a view store, a mesh file, or a folder: of meshes, of pictures of one object, or of such folders.
@@ -61,6 +66,7 @@ def find_objects(sources: Sequence[str | Path], ids: str | Path | None = None) -
 
     Args:
         ids: the JSON of rows of the one view store among the sources.
+        object_ids: "path" calls every mesh in a folder by its whole path below it, as `render --object-ids path` does.
 
     Raises:
         UserError: a source is not there or holds nothing, or two objects have one id.
@@ -75,7 +81,7 @@ def find_objects(sources: Sequence[str | Path], ids: str | Path | None = None) -
             store = ViewStore(source, rows)
             found += [LibraryObject(name, "store", source, row, rows) for row, name in enumerate(store.ids)]
         elif source.is_dir():
-            found += _in_folder(source)
+            found += _in_folder(source, object_ids)
         elif not source.exists():
             raise UserError(f"{source}: no such file or folder")
         elif source.suffix.lower() in MESH_SUFFIXES:
@@ -131,11 +137,11 @@ def digest_of(thing: LibraryObject, settings: ViewSettings) -> bytes:
     return _digest(file.read_bytes() for file in _picture_files(thing, settings.num_views))
 
 
-def _in_folder(root: Path) -> list[LibraryObject]:
+def _in_folder(root: Path, object_ids: ObjectIds) -> list[LibraryObject]:
     meshes: list[Path] = []
     folders: list[LibraryObject] = []
     _walk(root, meshes, folders, textures=False, seen=set())
-    found = sorted(_named(meshes, root) + folders, key=lambda thing: (thing.object_id, str(thing.path)))
+    found = sorted(_named(meshes, root, object_ids) + folders, key=lambda thing: (thing.object_id, str(thing.path)))
     if not found:
         raise UserError(f"{root}: holds no mesh ({', '.join(MESH_SUFFIXES)}) and no folder of pictures")
     return found
@@ -171,12 +177,14 @@ def _pictured(folder: Path, pictures: Sequence[str]) -> LibraryObject:
     return LibraryObject(folder.resolve().name, "zero123" if "000.png" in pictures else "images", folder)
 
 
-def _named(meshes: Sequence[Path], root: Path) -> list[LibraryObject]:
+def _named(meshes: Sequence[Path], root: Path, object_ids: ObjectIds) -> list[LibraryObject]:
     stems = Counter(mesh.stem for mesh in meshes)
     above = Counter(mesh.parent.name for mesh in meshes if stems[mesh.stem] > 1)
     names = []
     for mesh in meshes:
-        if stems[mesh.stem] == 1:
+        if object_ids == "path":
+            names.append("_".join(mesh.relative_to(root).parts))
+        elif stems[mesh.stem] == 1:
             names.append(mesh.stem)
         elif above[mesh.parent.name] == 1 and mesh.parent != root and mesh.parent.name not in stems:
             names.append(mesh.parent.name)
@@ -215,6 +223,7 @@ def _rendered(mesh: Path, settings: ViewSettings) -> np.ndarray:
             num_views=settings.num_views,
             camera=settings.camera,
             seed=settings.seed,
+            up=settings.up,
         )
     except (MemoryError, RuntimeError) as error:  # no more memory
         raise UserError(f"{mesh}: cannot be drawn ({str(error).split(chr(10))[0] or type(error).__name__})") from None
