@@ -443,3 +443,42 @@ def test_the_cache_does_not_grow_without_end(tmp_path, monkeypatch):
         cache.put("one", {f"text {number}": np.ones(3, np.float32)})
     texts = [f"text {number}" for number in range(30)]
     assert list(cache.get("one", texts, 3)) == texts[-10:]
+
+
+# ---- ids that stand beside the vectors
+
+
+@pytest.fixture
+def beside(tmp_path, monkeypatch):
+    """Embeddings in the reference's format, few, which are held worth a cache."""
+    monkeypatch.setattr("ddclip_cli.search.id_cache.WORTH_IT", 1)
+    monkeypatch.setenv("DDCLIP_CACHE", str(tmp_path / "cache"))
+    with h5py.File(tmp_path / "emb.h5", "w") as file:
+        file["shape_feat"] = np.random.default_rng(0).normal(size=(3, 12)).astype(np.float16)
+    (tmp_path / "emb_model_to_idx.json").write_text(json.dumps({"a": 0, "ü, b": 1, "c" * 40: 2}))
+    return tmp_path / "emb.h5"
+
+
+def test_ids_beside_are_read_once(beside, monkeypatch):
+    first = ShapeEmbeddings(beside)
+    assert first.ids_of(np.array([2, 0])) == ["c" * 40, "a"]
+
+    def never(*_, **__):
+        raise AssertionError("read again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ddclip_cli.search.id_cache.read_ids", never)
+        again = ShapeEmbeddings(beside)
+        assert again.ids_of(np.array([1, 2])) == ["ü, b", "c" * 40]
+        assert again.ids == first.ids == ["a", "ü, b", "c" * 40]
+        assert again.row("ü, b") == 1
+    (beside.parent / "emb_model_to_idx.json").write_text(json.dumps({"x": 0, "y": 1, "z": 2}))
+    assert ShapeEmbeddings(beside).ids == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x93NUMPY\x01\x00garbage"])
+def test_a_damaged_cache_of_ids_is_none(beside, content):
+    ShapeEmbeddings(beside)
+    (cached,) = (beside.parent / "cache" / "ids").iterdir()
+    cached.write_bytes(content)
+    assert ShapeEmbeddings(beside).ids_of(np.array([0])) == ["a"]

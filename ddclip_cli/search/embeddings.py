@@ -16,6 +16,7 @@ from ddclip_cli.console import warn
 from ddclip_cli.data.hdf5 import local_dataset, opened, read_whole
 from ddclip_cli.data.object_ids import read_ids
 from ddclip_cli.errors import UserError
+from ddclip_cli.search.id_cache import cached_ids
 from ddclip_cli.search.vectors import StoredVectors
 
 MAX_THUMBNAIL_BYTES = 1 << 20
@@ -58,8 +59,8 @@ class ShapeEmbeddings:
             self._has_paths = _are_strings(file, "paths", count)
         # What `embed` wrote has unit length and no id twice. Whoever forges that deceives with the scores alone.
         self.vectors = StoredVectors(self.path, trusted=self.made_by is not None)
-        if not self._has_ids:
-            _ = self.ids  # checked while it is the file that is at fault
+        # Checked now, while it is the file that is at fault.
+        self._other_ids = None if self._has_ids else cached_ids(self.path, len(self.vectors))
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -71,7 +72,9 @@ class ShapeEmbeddings:
     @cached_property
     def ids(self) -> list[str]:
         """The object id of every row."""
-        return read_ids(self.path, count=len(self.vectors))
+        if self._other_ids is None:
+            return read_ids(self.path, count=len(self.vectors))
+        return [i.decode() if isinstance(i, bytes) else i for i in self._other_ids]
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
@@ -79,8 +82,10 @@ class ShapeEmbeddings:
 
     def ids_of(self, rows: np.ndarray) -> list[str]:
         """The ids of some rows, without reading all."""
-        if not self._has_ids or "ids" in self.__dict__ or len(rows) > FEW:
+        if "ids" in self.__dict__ or len(rows) > FEW:
             return [self.ids[row] for row in rows]
+        if self._other_ids is not None:
+            return [i.decode() if isinstance(i, bytes) else i for i in (self._other_ids[row] for row in rows)]
         with opened(self.path) as file:
             dataset = local_dataset(file, "ids")
             try:
