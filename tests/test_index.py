@@ -236,6 +236,8 @@ def test_command_builds_and_retrieve_uses_it(library):
     ):
         assert [hit["id"] for hit in near["hits"]] == [hit["id"] for hit in exact["hits"]]
         np.testing.assert_allclose([h["score"] for h in near["hits"]], [h["score"] for h in exact["hits"]], atol=1e-6)
+    assert run("index", library / "emb.h5", "--kind", "ivf", "--out", library / "x.bin").code == 2
+    assert run("index", library / "missing.h5").code == 1
     table = run("index", library / "emb.h5")
     assert "needs none" in table.out
     (library / "cut.index").write_bytes((library / "emb.hnsw.index").read_bytes()[:500])

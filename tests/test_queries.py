@@ -133,6 +133,23 @@ def test_parts_that_cancel_out_are_told(searcher):
         searcher.search([Query(text="a boat", unlike=("a boat",), unlike_weight=1.0)], top_k=1)
 
 
+def test_another_precision_is_torch_s(place, searcher):
+    by_torch = Encoders(place / "checkpoint", device="cpu", precision="bf16").texts(["a boat"])
+    assert abs(by_torch - searcher.encoders.texts(["a boat"])).max() < 0.05
+    assert Encoders(place / "checkpoint", device="cpu", precision="bf16").fingerprint == searcher.encoders.fingerprint
+
+
+def test_a_tower_that_only_torch_can_build(tmp_path, tiny_config):
+    from ddclip_cli.model.checkpoints import load_backbone
+
+    tiny_config["text_cfg"]["pool_type"] = "last"
+    (tmp_path / "own.json").write_text(json.dumps(tiny_config))
+    model = load_backbone(str(tmp_path / "own.json"), None, device="cpu", precision="fp32")
+    save_checkpoint(model, tmp_path / "checkpoint")
+    found = Encoders(tmp_path / "checkpoint", device="cpu").texts(["a boat", "a mug"])
+    np.testing.assert_allclose(found, model.encode_text(["a boat", "a mug"]).numpy(), atol=1e-6)
+
+
 # ---- which objects may answer
 
 

@@ -56,6 +56,8 @@ def command(
         files.refuse_existing(export, force=force, option="--export")
     elif metadata is not None:
         raise UsageError("--metadata goes into an export: name it with --export FILE.parquet")
+    if out is not None and out.suffix != ".index":
+        raise UsageError(f"retrieve knows an index by its suffix: name --out FILE.index, not {out}")
     require(embeddings, metadata)
 
     from ddclip_cli.search.embeddings import ShapeEmbeddings
