@@ -3,7 +3,7 @@
 The plain way reads rows with h5py, runs stock blocks on every token and normalises. Same random weights, views, crop,
 precision, threads and batch; the embeddings are compared before the times are, and the two take turns.
 
-    python benchmarks/embed.py                # 24 objects of 12 views
+    python benchmarks/embed.py                # 8 objects of 12 views
     python benchmarks/embed.py --objects 96
 """
 
@@ -52,7 +52,7 @@ def plain(model: MultiViewCLIP, store: Path) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--objects", type=int, default=24)
+    parser.add_argument("--objects", type=int, default=8)
     objects = parser.parse_args().objects
     torch.manual_seed(0)
     model = load_backbone("ViT-B-32", None, cross_view_from=6, device="cpu", precision="fp32")

@@ -210,6 +210,20 @@ def test_a_journal_that_was_cut_short_is_continued(model, tmp_path, monkeypatch,
     assert not journal.exists()
 
 
+def test_what_changed_after_a_kill_is_embedded_as_it_is_now(model, library, tmp_path):
+    out = tmp_path / "emb.h5"
+    (library / "flat" / "broken.glb").write_bytes(b"glTF garbage")
+    with pytest.raises(UserError, match="broken"):  # leaves a journal
+        embed_library(model, find_objects([library]), out, views=SMALL)
+    (library / "flat" / "plate.off").write_text(OFF.replace("0 1 0", "0 0.2 0"))
+    (library / "flat" / "broken.glb").unlink()
+    embed_library(model, find_objects([library]), out, views=SMALL)
+    embed_library(model, find_objects([library]), tmp_path / "anew.h5", views=SMALL)
+    one, two = vectors(out), vectors(tmp_path / "anew.h5")
+    assert list(one) == list(two)
+    np.testing.assert_allclose(list(one.values()), list(two.values()), atol=1e-6)
+
+
 def test_a_journal_of_other_settings_or_of_garbage_is_begun_anew(model, tmp_path):
     store = tiny_store(tmp_path / "store.h5", ["a", "b", "c"])
     embed(model, store, tmp_path / "whole.h5", batch_size=2)

@@ -33,7 +33,7 @@ TRY_THE_SAMPLE = 'to try it at once: `ddclip retrieve --recipe sample "a white c
 
 def command(
     queries: Annotated[
-        list[str] | None, typer.Argument(metavar="[QUERY...]", help="Texts; - reads stdin.", show_default=False)
+        list[str] | None, typer.Argument(metavar="QUERY", help="Texts; - reads stdin.", show_default=False)
     ] = None,
     recipe: RecipeOption = "four",
     set_: SetOption = None,
@@ -87,7 +87,7 @@ def command(
     Examples:
     \b
       ddclip retrieve --recipe sample "a white couch" --html couches.html
-      ddclip retrieve --recipe sample --object white-couch-500271 "a red couch" --not "a wooden chair"
+      ddclip retrieve --recipe sample --object white-couch-500271 "a red couch"
     """
     import sys
 

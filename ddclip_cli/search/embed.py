@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -122,6 +123,7 @@ def embed_library(
     journal = Journal(out, {**record, "batch_size": batch_size, "objects": _stamp(wanted)})
     finished = False
     try:
+        _forget_changed(journal, wanted, views)
         if len(journal):
             log(f"going on: {len(journal)} of {len(wanted)} objects were embedded by an earlier run")
         with progress_bar(total=len(wanted), label="embed") as bar:
@@ -182,6 +184,16 @@ def _batches(wanted: Sequence[LibraryObject], size: int, journal: Journal) -> li
     batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
     left = ([thing for thing in batch if thing.object_id not in journal] for batch in batches)
     return [batch for batch in left if batch]
+
+
+def _forget_changed(journal: Journal, wanted: Sequence[LibraryObject], views: ViewSettings) -> None:
+    """Objects whose files are others than when an earlier run embedded them; stores are known to be the same."""
+    for thing in wanted:
+        if thing.object_id in journal and thing.kind != "store":
+            with suppress(UserError, OSError):
+                if digest_of(thing, views) == journal.digest(thing.object_id):
+                    continue
+            journal.forget(thing.object_id)
 
 
 def _run_batches(

@@ -44,6 +44,7 @@ class Journal:
         self._file = self._open()
         self._offsets: dict[str, tuple[int, int]] = {}
         """Object id -> where its batch begins, its place there."""
+        self._digests: dict[str, bytes] = {}
         first = self._next(0)
         if first is None or first[0] != _packed(settings):
             self._file.truncate(0)
@@ -57,10 +58,18 @@ class Journal:
     def __contains__(self, object_id: str) -> bool:
         return object_id in self._offsets
 
+    def digest(self, object_id: str) -> bytes:
+        """Of what the object was embedded from."""
+        return self._digests[object_id]
+
+    def forget(self, object_id: str) -> None:
+        """The object has changed since."""
+        del self._offsets[object_id], self._digests[object_id]
+
     def add(self, batch: list[Embedded]) -> None:
         """Raises UserError when the disk takes no more; what was there before stays whole."""
         start = self._append(_pack_batch(batch))
-        self._offsets |= {thing.object_id: (start, place) for place, thing in enumerate(batch)}
+        self._note(start, batch)
 
     def read(self, object_ids: Iterator[str]) -> Iterator[Embedded]:
         """Objects in the order asked for; fast where that is the order in which they were added."""
@@ -97,10 +106,13 @@ class Journal:
         """Take in every whole batch; what follows the last is what a kill cut short."""
         while (record := self._next(place)) is not None:
             payload, end = record
-            for number, thing in enumerate(_unpack_batch(payload)):
-                self._offsets[thing.object_id] = (place, number)
+            self._note(place, _unpack_batch(payload))
             place = end
         self._file.truncate(place)
+
+    def _note(self, start: int, batch: list[Embedded]) -> None:
+        self._offsets |= {thing.object_id: (start, place) for place, thing in enumerate(batch)}
+        self._digests |= {thing.object_id: thing.digest for thing in batch}
 
     def _next(self, place: int) -> tuple[bytes, int] | None:
         """The record at `place` and where it ends; None if there is no whole one."""
