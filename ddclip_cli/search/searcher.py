@@ -15,6 +15,8 @@ from ddclip_cli.search.metadata import Metadata
 from ddclip_cli.search.query import Query, query_vectors
 from ddclip_cli.search.retrieve import retrieve
 
+QUERIES_AT_ONCE = 256
+"""So that memory does not grow with their number."""
 OBJAVERSE_ID = re.compile(r"[0-9a-f]{32}")
 OBJAVERSE_PAGE = "https://sketchfab.com/3d-models/{}"
 
@@ -52,6 +54,10 @@ class Searcher:
 
     def search(self, queries: Sequence[Query], *, top_k: int, min_score: float | None = None) -> list[Answer]:
         """The hits of each query: the `top_k` best that score at least `min_score`. An object never answers itself."""
+        parts = (queries[start : start + QUERIES_AT_ONCE] for start in range(0, len(queries), QUERIES_AT_ONCE))
+        return [answer for part in parts for answer in self._answers(part, top_k, min_score)]
+
+    def _answers(self, queries: Sequence[Query], top_k: int, min_score: float | None) -> list[Answer]:
         vectors = query_vectors(queries, self.encoders, self.embeddings, crop=self._crop, render=self._render)
         wanted = top_k + any(query.object_id is not None for query in queries)
         if self._index is not None and self._allowed is None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ddclip_cli.data.hdf5 import StoredArray
+from ddclip_cli.data.object_ids import read_ids
 from ddclip_cli.errors import UserError
 
 BLOCK_BYTES = 16 << 20
@@ -61,8 +62,6 @@ class StoredVectors:
         return np.concatenate([block.copy() for _, block in self.blocks()])
 
     def bad_row(self, row: int, what: str = "NaN, infinite or zero") -> UserError:
-        from ddclip_cli.data.object_ids import read_ids
-
         object_id = read_ids(self.path, count=len(self))[row]
         return UserError(f"{self.path}: the embedding of {object_id} (row {row}) is {what}: embed it again")
 
