@@ -225,7 +225,8 @@ def _views_as_recorded(embeddings: ShapeEmbeddings, settings: Recipe) -> tuple[s
     record = embeddings.made_by or {}
     crop = record.get("crop") if record.get("crop") in ("none", "center") else settings.embed.crop
     try:
-        render = RenderSection.model_validate(record["recipe"]["render"])
+        views = {"num_views": record["num_views"]}
+        render = RenderSection.model_validate(record["recipe"]["render"] | views)
     except (KeyError, TypeError, ValueError):
         render = settings.render
     return str(crop), render.model_dump(exclude={"object_ids"})
