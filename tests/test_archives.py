@@ -135,6 +135,7 @@ def test_skipped_objects_leave_no_gap(tmp_path, capfd):
     (tmp_path / "ids.txt").write_text("zebra\nobject-1\nlion\nobject-4\n")
     with pytest.raises(UserError, match="2 of 4 objects could not be packed"):
         pack(source, tmp_path / "s.h5", ids=tmp_path / "ids.txt")
+    assert f"2 objects never came: zebra, lion: not in {source}" in capfd.readouterr().err
     packed = pack(source, tmp_path / "s.h5", ids=tmp_path / "ids.txt", on_error="skip")
     assert packed.object_ids == ["object-1", "object-4"]
     assert packed.skipped == dict.fromkeys(["zebra", "lion"], f"not in {source}")

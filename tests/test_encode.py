@@ -157,6 +157,38 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     assert len(pieces) == (6 if per_view else 3) + 4 - moment  # what was recorded was not encoded again
 
 
+@pytest.mark.parametrize("file", [1, 2])
+def test_killed_as_soon_as_a_file_has_its_name(tmp_path, store, captions, monkeypatch, file):
+    encode_it = partial(encode_targets, Encoder(tiny_model(tmp_path)), store, captions, batch_size=2)
+    encode_it(tmp_path / "whole")
+    with monkeypatch.context() as dying:
+        clean_up, left = unfinished.Unfinished.clean_up, [file]
+
+        def counted(self):
+            left[0] -= 1
+            if not left[0]:
+                raise Killed
+            clean_up(self)
+
+        dying.setattr(unfinished.Unfinished, "clean_up", counted)
+        with pytest.raises(Killed):
+            encode_it(tmp_path / "t")
+    assert any(path.name.endswith(".log") for path in (tmp_path / "t").iterdir())
+    encode_it(tmp_path / "t")
+    assert content(tmp_path / "t") == content(tmp_path / "whole")
+
+
+def test_other_kinds_of_the_same_texts_are_other_targets(tmp_path, store, monkeypatch):
+    encoder = Encoder(tiny_model(tmp_path))
+    for kind in ("text", "retrieval"):
+        path = tmp_path / f"{kind}.json"
+        path.write_text(json.dumps({object_id: {kind: ["a thing"]} for object_id in IDS}))
+        encode_targets(encoder, store, path, tmp_path / kind, batch_size=2)
+    (tmp_path / "text" / "image_embeddings.h5").unlink()  # as if that had been cut short
+    encode_targets(encoder, store, tmp_path / "retrieval.json", tmp_path / "text", batch_size=2)
+    assert content(tmp_path / "text") == content(tmp_path / "retrieval")
+
+
 def test_an_unfinished_file_of_another_model_is_not_mixed_in(tmp_path, store, captions, monkeypatch):
     model = tiny_model(tmp_path)
 

@@ -73,16 +73,16 @@ def command(
     from ddclip_cli import console
     from ddclip_cli.commands.sources import load_recipe_backbone
     from ddclip_cli.data.encode import Encoder, encode_targets, encode_view_targets
+    from ddclip_cli.data.unfinished import refuse_finished
     from ddclip_cli.data.view_store import ViewStore
     from ddclip_cli.errors import UsageError
-    from ddclip_cli.files import refuse_existing
     from ddclip_cli.recipe import load_recipe
 
     if (captions is None) == (per_view_captions is None):
         raise UsageError("give the captions: either --captions or --per-view-captions")
     settings = load_recipe(recipe, overrides or ())
     # What can be told at once is told before the model takes its time to load.
-    refuse_existing(out / ("image_embeddings.h5" if captions else "mvimgnet_embeddings.h5"), force=force)
+    refuse_finished(out / ("image_embeddings.h5" if captions else "mvimgnet_embeddings.h5"), force=force)
     ViewStore(store, ids)
     model = load_recipe_backbone(settings, data_dir, device=device, precision=precision.value)
     encoder = Encoder(

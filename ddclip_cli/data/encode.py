@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddclip_cli import files
 from ddclip_cli.console import progress_bar
 from ddclip_cli.data.captions import Captions, read_captions, read_view_captions
 from ddclip_cli.data.convert import opened_store
 from ddclip_cli.data.hdf5 import opened
-from ddclip_cli.data.hdf5_output import NewFile, check_space, create_ids, places
+from ddclip_cli.data.hdf5_output import Forms, NewFile, check_space, create_ids, places
 from ddclip_cli.data.object_ids import digest
 from ddclip_cli.data.text_targets import create_captions
-from ddclip_cli.data.unfinished import Unfinished, continuing
+from ddclip_cli.data.unfinished import Unfinished, continuing, is_begun, refuse_finished
 from ddclip_cli.data.view_store import ViewStore
 from ddclip_cli.errors import UserError, some
 from ddclip_cli.model.multiview import MultiViewCLIP
@@ -93,19 +92,21 @@ def encode_targets(
     """
     store, width = ViewStore(store_path, ids), encoder.model.embed_dim
     image_path, text_path = Path(out_dir) / "image_embeddings.h5", Path(out_dir) / "text_embeddings.h5"
-    files.refuse_existing(image_path, force=force)
+    refuse_finished(image_path, force=force)
     captions = _captions_of(store, captions_path)
     texts = [text for own in captions for _, text in own]
     check_space(image_path, (len(store) * store.num_views + len(texts)) * width * 2)
     # Text features alone are output that was cut short: whatever they are of, they may be replaced.
-    job = {"of": _job(encoder, store, batch_size), "texts": digest(texts)}
-    if force or not _is_of(text_path, job):
+    kinds = bytes(kind for own in captions for kind, _ in own)
+    counts = [len(own) for own in captions]
+    job = {"of": _job(encoder, store, batch_size), "texts": digest(texts), "kinds": kinds.hex(), "counts": counts}
+    if force or is_begun(text_path) or not _is_of(text_path, job):
         features = {"features": ((len(texts), width), np.float16)}
-        with _writing(text_path, job, encoder, features, force=True) as (unfinished, complete):
-            _encode_texts(unfinished, "features", encoder, texts, width)
-            with complete() as file:
-                kinds = bytes(kind for own in captions for kind, _ in own)
-                create_captions(file, store.ids, [len(own) for own in captions], kinds, store.path)
+        with _writing(text_path, job, features, force=True) as pieces:
+            if pieces is not None:
+                _encode_texts(pieces, "features", encoder, texts, width)
+                with pieces.completing(encoder) as file:
+                    create_captions(file, store.ids, counts, kinds, store.path)
     _encode_store(image_path, encoder, store, batch_size, force=force)
     return len(store), len(texts)
 
@@ -128,7 +129,7 @@ def encode_view_targets(
         captions_path: JSON, or JSON in gzip, of `{object_id: [caption of view 0, ...]}`.
     """
     store, path = ViewStore(store_path, ids), Path(out_dir) / "mvimgnet_embeddings.h5"
-    files.refuse_existing(path, force=force)
+    refuse_finished(path, force=force)
     captions = read_view_captions(captions_path, store.num_views)
     _refuse_without(captions, captions_path, store)
     texts = [text for object_id in store.ids for text in captions[object_id]]
@@ -151,27 +152,29 @@ def _encode_store(
     datasets = dict.fromkeys(["img_feat"] if texts is None else ["img_feat", "text_feat"], (shape, np.float16))
     job = {"of": _job(encoder, store, batch_size), "texts": None if texts is None else digest(texts)}
     check_space(path, len(datasets) * int(np.prod(shape)) * 2)
-    with _writing(path, job, encoder, datasets, force=force) as (unfinished, complete):
+    with _writing(path, job, datasets, force=force) as pieces:
+        if pieces is None:
+            return
         if texts is not None:
-            _encode_texts(unfinished, "text_feat", encoder, texts, width)
+            _encode_texts(pieces, "text_feat", encoder, texts, width)
         work = partial(_encode_views, store.path, store.ids_path, batch_size)
-        starts = unfinished.lacking("img_feat", range(0, len(store), batch_size))
+        starts = pieces.lacking("img_feat", range(0, len(store), batch_size))
         done, size = len(store) - len(starts) * batch_size, store.num_views * width * 2
         with progress_bar(total=len(store), done=max(done, 0), label="encode views") as bar:
             for start, data in zip(starts, encoder.over(work, starts), strict=True):
-                unfinished.add("img_feat", start, start * size, data)
+                pieces.add("img_feat", start, start * size, data)
                 bar.update(len(data) // size)
-        with complete() as file:
+        with pieces.completing(encoder) as file:
             create_ids(file, store.ids)
 
 
-def _encode_texts(unfinished: _Pieces, name: str, encoder: Encoder, texts: Sequence[str], width: int) -> None:
-    starts = unfinished.lacking(name, range(0, len(texts), TEXTS_AT_ONCE))
+def _encode_texts(pieces: _Pieces, name: str, encoder: Encoder, texts: Sequence[str], width: int) -> None:
+    starts = pieces.lacking(name, range(0, len(texts), TEXTS_AT_ONCE))
     several = [texts[start : start + TEXTS_AT_ONCE] for start in starts]
     done = len(texts) - sum(map(len, several))
     with progress_bar(total=len(texts), done=done, label="encode texts", unit="texts") as bar:
         for start, piece, data in zip(starts, several, encoder.over(_encode_some, several), strict=True):
-            unfinished.add(name, start, start * width * 2, data)
+            pieces.add(name, start, start * width * 2, data)
             bar.update(len(piece))
 
 
@@ -209,8 +212,9 @@ def _as_half(features: torch.Tensor) -> np.ndarray:
 class _Pieces:
     """The pieces of several datasets in one unfinished file."""
 
-    def __init__(self, unfinished: Unfinished, place: Mapping[str, int]) -> None:
-        self._unfinished, self._place = unfinished, place
+    def __init__(self, unfinished: Unfinished, job: dict[str, Any], datasets: Forms) -> None:
+        self._unfinished, self._job, self._datasets = unfinished, job, datasets
+        self._place = places(datasets)
         self._there = {(name, start) for name, start in unfinished.records()}
 
     def lacking(self, name: str, starts: Sequence[int]) -> list[int]:
@@ -220,21 +224,20 @@ class _Pieces:
         self._unfinished.write(self._place[name] + offset, data)
         self._unfinished.record([name, start])
 
-
-@contextmanager
-def _writing(path: Path, job: dict[str, Any], encoder: Encoder, datasets: Any, *, force: bool) -> Iterator[Any]:
-    """Yield the pieces of `path` and what completes it, a context manager of its file."""
-    place = places(datasets)
-
     @contextmanager
-    def complete() -> Iterator[NewFile]:
-        with unfinished.completing(datasets) as file:
-            assert {name: file[name].id.get_offset() for name in place} == place
-            file.attrs["made_by"], file.attrs["job"] = json.dumps(encoder.made_by), _name_of(job)
+    def completing(self, encoder: Encoder) -> Iterator[NewFile]:
+        """Yield the file, for what else belongs into it; all its pieces must be there."""
+        with self._unfinished.completing(self._datasets) as file:
+            assert {name: file[name].id.get_offset() for name in self._place} == self._place
+            file.attrs["made_by"], file.attrs["job"] = json.dumps(encoder.made_by), _name_of(self._job)
             yield file
 
-    with continuing(path, job, force=force) as unfinished:
-        yield _Pieces(unfinished, place), complete
+
+@contextmanager
+def _writing(path: Path, job: dict[str, Any], datasets: Forms, *, force: bool) -> Iterator[_Pieces | None]:
+    """Yield the pieces of `path`, or None if it is whole. See `continuing` for `job` and `force`."""
+    with continuing(path, {"name": _name_of(job)}, force=force) as unfinished:
+        yield None if unfinished.is_named else _Pieces(unfinished, job, datasets)
 
 
 def _job(encoder: Encoder, store: ViewStore, batch_size: int) -> dict[str, Any]:

@@ -160,12 +160,13 @@ class _Packing:
             bar.update()
 
     def _note_what_never_came(self) -> None:
-        if self.source.trouble is not None:
+        if self.source.trouble is not None and self.wanted is None:
             warn(self.source.trouble)
         reason = self.source.trouble or f"not in {self.source.path}"
-        for object_id in self.wanted or ():
-            if object_id not in self.writer.done:
-                self.failed.setdefault(object_id, reason)
+        never = [i for i in self.wanted or () if i not in self.writer.done and i not in self.failed]
+        if never:
+            warn(f"{len(never)} objects never came: {some(never)}: {reason}")
+        self.failed |= dict.fromkeys(never, reason)
 
     def _failure(self, on_error: str) -> UserError:
         done, source = len(self.writer.done), self.source

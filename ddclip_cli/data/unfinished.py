@@ -43,6 +43,12 @@ def is_begun(out: Path) -> bool:
     return log_path(out).exists()
 
 
+def refuse_finished(out: Path, *, force: bool) -> None:
+    """`files.refuse_existing`, but for output to which the run that is to go on had just given its name."""
+    if not is_begun(out):
+        files.refuse_existing(out, force=force)
+
+
 def count_records(out: Path) -> int:
     """How many pieces of `out` are certain to be there."""
     with open(log_path(out), "rb") as file:
@@ -60,8 +66,7 @@ def continuing(out: Path, job: dict[str, Any], *, force: bool = False) -> Iterat
         UserError: `out` exists without `force`, another run writes it, or what is there is of another job.
     """
     begun = is_begun(out)
-    if not begun:
-        files.refuse_existing(out, force=force)
+    refuse_finished(out, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
     with files.held(log_path(out)) as records:
         try:
