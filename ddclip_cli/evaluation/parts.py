@@ -1,0 +1,103 @@
+"""A long computation over many objects, part after part: shared by processes, and continued after a kill.
+
+Every part holds the same objects whatever the number of processes and wherever a run was stopped, so that its results
+have the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddclip_cli.console import log, progress_bar
+from ddclip_cli.errors import UserError
+from ddclip_cli.ordered_pool import in_order
+
+LONGEST_HEADER = 65_536
+
+
+def computed(
+    function: Callable[[range], np.ndarray],
+    count: int,
+    *,
+    part_size: int,
+    shape: Sequence[int],
+    dtype: Any,
+    processes: int = 1,
+    settle: Callable[[int, int], None] | None = None,
+    unfinished: Path | None = None,
+    made_from: dict[str, Any] | None = None,
+    label: str = "evaluate",
+) -> np.ndarray:
+    """`function` of the objects `range(0, part_size)`, `range(part_size, ...)`, ... -> (count, *shape) of `dtype`.
+
+    Args:
+        function: takes a range of objects, returns (len(range), *shape); picklable if there are several processes.
+        settle: see `ordered_pool.in_order`.
+        unfinished: a file that keeps the results of finished parts until the caller removes it: a run with the same
+            `made_from` (JSON, what the results depend on) goes on after them.
+
+    Raises:
+        UserError: `unfinished` holds results of something else.
+    """
+    kept = _Kept(unfinished, made_from, part_size, np.dtype(dtype), tuple(shape)) if unfinished is not None else None
+    try:
+        before = kept.read(count) if kept else np.empty((0, *shape), dtype)
+        if len(before):
+            log(f"going on after {len(before)} of {count} objects")
+        tasks = [range(start, min(start + part_size, count)) for start in range(len(before), count, part_size)]
+        found = [before]
+        with progress_bar(total=count - len(before), label=label) as bar:
+            for part, result in zip(tasks, in_order(function, tasks, jobs=processes, settle=settle), strict=True):
+                found.append(np.ascontiguousarray(result, dtype))
+                if kept:
+                    kept.append(found[-1])
+                bar.update(len(part))
+    finally:
+        if kept:
+            kept.close()
+    return np.concatenate(found)
+
+
+class _Kept:
+    """A file of a line of JSON (what the results were made from), then the results of one object after another."""
+
+    def __init__(
+        self, path: Path, made_from: dict[str, Any] | None, part_size: int, dtype: np.dtype, shape: tuple[int, ...]
+    ) -> None:
+        self.path, self.part_size, self.dtype, self.shape = path, part_size, dtype, shape
+        self._header = json.dumps([made_from, part_size, dtype.str, shape], sort_keys=True).encode() + b"\n"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115
+
+    def read(self, count: int) -> np.ndarray:
+        """(n, *shape) of the first n objects: whole parts, without the one in whose writing a run was killed."""
+        header = self._file.readline(LONGEST_HEADER)
+        if header != self._header:
+            if header.endswith(b"\n"):
+                raise UserError(
+                    f"{self.path.parent} holds an unfinished evaluation of something else: repeat its command, "
+                    "choose another --out, or replace it with --force"
+                )
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(self._header)
+            return np.empty((0, *self.shape), self.dtype)
+        size = self.dtype.itemsize * int(np.prod(self.shape))
+        there = min(count, (os.path.getsize(self.path) - len(header)) // size)
+        there = there if there == count else there // self.part_size * self.part_size
+        values = np.frombuffer(self._file.read(there * size), self.dtype).reshape(there, *self.shape)
+        self._file.truncate(self._file.tell())
+        return values
+
+    def append(self, values: np.ndarray) -> None:
+        self._file.write(values.tobytes())
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
