@@ -22,7 +22,15 @@ COMMANDS = {
     "Start": {"demo": "demo", "sample": "sample", "recipe": "recipe"},
     "Data": {"download": "download", "render": "render", "pack-h5": "pack_h5", "encode-targets": "encode_targets"},
     "Train": {"train": "train"},
-    "Evaluate": {"eval-lvis": "eval_lvis"},
+    "Evaluate": {
+        "eval-lvis": "eval_lvis",
+        "eval-mvpnet": "eval_mvpnet",
+        "eval-scanobjectnn": "eval_scanobjectnn",
+        "eval-text2shape": "eval_text2shape",
+        "eval-classify": "eval_classify",
+        "encode-classes": "encode_classes",
+        "compare": "compare",
+    },
     "Search": {"embed": "embed", "retrieve": "retrieve"},
 }
 

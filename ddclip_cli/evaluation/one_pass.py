@@ -120,9 +120,11 @@ class _Batch:
         model, protocol = entrant.model, self.protocol
         shape = (len(protocol.views), protocol.runs, len(self.object_ids), model.embed_dim)
         found = torch.empty(shape, device=model.device)
-        every_run = range(protocol.runs)
-        for runs in [[run] for run in every_run] if entrant.crop == "random" else [list(every_run)]:
-            tokens = self._tokens(model, entrant.crop, runs[0])  # (B, P, L, D)
+        # Runs that see the same pixels go together.
+        together = 1 if entrant.crop == "random" else protocol.runs
+        for run in range(0, protocol.runs, together):
+            runs = slice(run, run + together)
+            tokens = self._tokens(model, entrant.crop, run)  # (B, P, L, D)
             for column, num_views in enumerate(protocol.views):
                 found[column, runs] = _joined(model, tokens, self.places[runs, :, :num_views])
         return found

@@ -32,6 +32,7 @@ def computed(
     settle: Callable[[int, int], None] | None = None,
     unfinished: Path | None = None,
     made_from: dict[str, Any] | None = None,
+    force: bool = False,
     label: str = "evaluate",
 ) -> np.ndarray:
     """`function` of the objects `range(0, part_size)`, `range(part_size, ...)`, ... -> (count, *shape) of `dtype`.
@@ -41,13 +42,14 @@ def computed(
         settle: see `ordered_pool.in_order`.
         unfinished: a file that keeps the results of finished parts until the caller removes it: a run with the same
             `made_from` (JSON, what the results depend on) goes on after them.
+        force: begin anew if it holds results of something else.
 
     Raises:
         UserError: `unfinished` holds results of something else.
     """
     kept = _Kept(unfinished, made_from, part_size, np.dtype(dtype), tuple(shape)) if unfinished is not None else None
     try:
-        before = kept.read(count) if kept else np.empty((0, *shape), dtype)
+        before = kept.read(count, force=force) if kept else np.empty((0, *shape), dtype)
         if len(before):
             log(f"going on after {len(before)} of {count} objects")
         tasks = [range(start, min(start + part_size, count)) for start in range(len(before), count, part_size)]
@@ -75,11 +77,11 @@ class _Kept:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115
 
-    def read(self, count: int) -> np.ndarray:
+    def read(self, count: int, *, force: bool) -> np.ndarray:
         """(n, *shape) of the first n objects: whole parts, without the one in whose writing a run was killed."""
         header = self._file.readline(LONGEST_HEADER)
         if header != self._header:
-            if header.endswith(b"\n"):
+            if header.endswith(b"\n") and not force:
                 raise UserError(
                     f"{self.path.parent} holds an unfinished evaluation of something else: repeat its command, "
                     "choose another --out, or replace it with --force"

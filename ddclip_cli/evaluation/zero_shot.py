@@ -30,6 +30,7 @@ def evaluate(
     labels: Labels,
     class_features: Tensor,
     *,
+    class_names: Sequence[str] | None = None,
     views: Sequence[int],
     runs: int = 1,
     seed: int = 678,
@@ -39,6 +40,7 @@ def evaluate(
     limit: int | None = None,
     processes: int = 1,
     unfinished: Path | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Classify every labelled object by the class feature of greatest cosine to its shape embedding.
 
@@ -49,6 +51,7 @@ def evaluate(
 
     Args:
         class_features: (C, E) float, any length.
+        class_names: of the C classes, for the report; None takes those of the labels.
         views: the numbers of views F to evaluate.
         runs: evaluations with other views and crops, of which the mean is reported.
         baseline: a backbone whose per-view features are averaged un-normalised, after the backbone's own preprocessing
@@ -56,6 +59,7 @@ def evaluate(
         limit: evaluate only so many objects, spread evenly over the list.
         processes: over which the objects are spread, on a GPU each where there are several.
         unfinished: a file that keeps what is done, so that a run that was killed goes on there; the caller removes it.
+            What it keeps of another evaluation is refused, or replaced with `force`.
 
     Returns:
         {"objects", "classes", "missing", "views", "per_class", "confused", "outcomes"}: `missing` the labelled ids that
@@ -86,11 +90,15 @@ def evaluate(
         processes=processes,
         settle=one_pass.settle,
         unfinished=unfinished,
+        force=force,
         made_from=one_pass.made_from() | {"classes": _digest(class_features, class_index)},
     )
     report: dict[str, Any] = {"objects": len(object_ids), "classes": len(class_features), "missing": missing}
-    names = [*labels.class_names, *[""] * (len(class_features) - len(labels.class_names))]
-    names = [name or f"class {index}" for index, name in enumerate(names)]
+    known = labels.class_names if class_names is None else class_names
+    names = [
+        known[index] if index < len(known) and known[index] else f"class {index}"
+        for index in range(len(class_features))
+    ]
     for number, name in enumerate(entrants):
         outcomes = Outcomes(class_index, protocol.views, found[:, number, 0], found[:, number, 1])
         report[name] = accuracies(outcomes)
@@ -115,13 +123,12 @@ class _Classifier:
 
     def _outcomes(self, embeddings: Tensor, truth: Tensor) -> np.ndarray:
         """(F, R, B, E) -> (B, 2, F, R)"""
+        sets = embeddings.shape[:2]
         self.classes, truth = self.classes.to(embeddings.device), truth.to(embeddings.device)
-        found = []
-        for of_set in embeddings.flatten(0, 1):  # (F*R, B, E)
-            scores = normalize(of_set, dim=1) @ self.classes.T  # (B, E), (C, E) -> (B, C)
-            found.append(torch.stack([true_class_ranks(scores, truth), scores.argmax(dim=1)], dim=1))  # (B, 2)
-        stacked = torch.stack(found, dim=2).unflatten(2, embeddings.shape[:2])  # (B, 2, F, R)
-        return stacked.to("cpu", torch.int32).numpy()
+        scores = normalize(embeddings.flatten(0, 2), dim=1) @ self.classes.T  # (F*R*B, E), (C, E) -> (F*R*B, C)
+        ranks = true_class_ranks(scores, truth.repeat(sets.numel()))
+        found = torch.stack([ranks, scores.argmax(dim=1)])  # (2, F*R*B)
+        return found.unflatten(1, (*sets, -1)).permute(3, 0, 1, 2).to("cpu", torch.int32).numpy()
 
 
 def _digest(class_features: Tensor, class_index: np.ndarray) -> str:
