@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from ddclip_cli.errors import UserError
@@ -27,6 +27,7 @@ def in_order(
     jobs: int,
     died: Callable[[Task], Result] | None = None,
     settle: Callable[[int, int], None] | None = None,
+    abandon: bool = False,
 ) -> Iterator[Result]:
     """`map(function, tasks)` over `jobs` processes; at most four results a process wait to be taken.
 
@@ -37,11 +38,13 @@ def in_order(
     Args:
         settle: called in each process before its first task with the process's number and `jobs`; a method of
             `function` finds there the very object that does the tasks.
+        abandon: when the caller is interrupted, end the processes within their tasks instead of after them; for long
+            tasks that leave nothing behind.
     """
     if jobs == 1 and died is None:
         yield from map(function, tasks)
         return
-    with _Pool(function, jobs, settle) as pool, _Pool(function, 1, settle) as alone:
+    with _Pool(function, jobs, settle, abandon) as pool, _Pool(function, 1, settle, abandon) as alone:
         waiting: deque[tuple[Task, Future[Result]]] = deque()
 
         def first() -> Result:
@@ -72,17 +75,25 @@ class _Pool:
     """Processes that are started anew after one has died."""
 
     def __init__(
-        self, function: Callable[[Any], Any], jobs: int, settle: Callable[[int, int], None] | None = None
+        self, function: Callable[[Any], Any], jobs: int, settle: Callable[[int, int], None] | None, abandon: bool
     ) -> None:
-        self.function, self.jobs, self.settle = function, jobs, settle
+        self.function, self.jobs, self.settle, self.abandon = function, jobs, settle, abandon
         self.executor: ProcessPoolExecutor | None = None
+        # Spawned, not forked: the parent may hold threads and open files that must not be copied.
+        self.spawn = multiprocessing.get_context("spawn")
+        # Processes end when the other end is closed. (An Event would wait for those that were killed to wake up.)
+        self.until, self.end = self.spawn.Pipe(duplex=False)
 
     def __enter__(self) -> _Pool:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None and self.abandon:
+            self.end.close()
         if self.executor is not None:
             self.executor.shutdown(cancel_futures=True)
+        self.end.close()
+        self.until.close()
 
     def submit(self, task: Any) -> Future[Any]:
         if self.executor is not None:
@@ -90,20 +101,19 @@ class _Pool:
                 return self.executor.submit(_do, task)
             except BrokenProcessPool:
                 self.executor.shutdown()
-        # Spawned, not forked: the parent may hold threads and open files that must not be copied.
-        spawn = multiprocessing.get_context("spawn")
         # As bytes: torch would otherwise move tensors into shared memory, of which there may be little.
         work = pickle.dumps((self.function, self.settle))
+        arguments = (work, self.spawn.Value("i", 0), self.jobs, self.until)
         self.executor = ProcessPoolExecutor(
-            self.jobs, mp_context=spawn, initializer=_start_worker, initargs=(work, spawn.Value("i", 0), self.jobs)
+            self.jobs, mp_context=self.spawn, initializer=_start_worker, initargs=arguments
         )
         return self.executor.submit(_do, task)
 
 
-def _start_worker(work: bytes, started: Any, jobs: int) -> None:
+def _start_worker(work: bytes, started: Any, jobs: int, until: Connection) -> None:
     global _function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(until,), daemon=True).start()
     with started.get_lock():
         number, started.value = started.value, started.value + 1
     _function, settle = pickle.loads(work)
@@ -119,9 +129,9 @@ def _do(task: Any) -> Any:
     return _function(task)
 
 
-def _end_with_parent() -> None:
-    """A killed parent cannot end its workers, and a queue of tasks does not tell them."""
+def _end_with_parent(until: Connection) -> None:
+    """A killed parent cannot end its workers, and a queue of tasks does not tell them; nor that they are abandoned."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        wait([parent.sentinel])
+        wait([parent.sentinel, until])
         os._exit(1)

@@ -482,6 +482,22 @@ def test_command_names_all_that_is_missing_in_one_sentence(tmp_path, monkeypatch
     assert "nowhere/at-all (check the path)" in elsewhere.err
 
 
+@pytest.mark.parametrize(
+    ("name", "packed"),
+    [
+        ("eval-mvpnet", "ddclip pack-h5 MVPNET --out data/ViT-B-32_laion2b_s34b_b79k/mvpnet/mvpnet_mv_images.h5"),
+        ("eval-scanobjectnn", "ddclip pack-h5 RENDERS --out data/scanobjectnn_images.h5"),
+        ("eval-text2shape", "ddclip pack-h5 RENDERS --out data/text2shape_images.h5"),
+    ],
+)
+def test_commands_say_how_the_stores_come_about_that_nobody_offers(tmp_path, monkeypatch, name, packed):
+    monkeypatch.chdir(tmp_path)
+    result = run(name)
+    assert result.code == 1
+    assert f"(`{packed}` brings it, from your " in result.err
+    assert result.err.count("\n") == 1
+
+
 def test_command_names_the_demo_for_the_sample(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     monkeypatch.setattr("ddclip_cli.shipped.ASSETS", tmp_path)

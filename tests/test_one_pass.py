@@ -22,6 +22,7 @@ from ddclip_cli.evaluation.parts import computed
 from ddclip_cli.evaluation.view_choice import crop_seed, view_order
 from ddclip_cli.evaluation.zero_shot import evaluate
 from ddclip_cli.model.multiview import MultiViewCLIP
+from ddclip_cli.ordered_pool import in_order
 
 IDS = [f"object-{i:02d}" for i in range(11)]
 VIEWS = (1, 2, 4, 5)
@@ -117,6 +118,14 @@ def test_processes_share_the_work_with_identical_results(model, store, labels, c
     options = {"views": VIEWS, "runs": 2, "crop": "random", "batch_size": 2, "baseline": stock}
     alone = evaluate(model, store, labels, classes, **options)
     assert evaluate(model, store, labels, classes, processes=2, **options) == alone
+
+
+def test_an_interruption_does_not_wait_for_the_tasks_of_other_processes():
+    results = in_order(time.sleep, [0, 300, 300, 300], jobs=2, abandon=True)
+    next(results)
+    begin = time.monotonic()
+    results.close()  # as what is raised in a loop over them does
+    assert time.monotonic() - begin < 60
 
 
 def test_an_interrupted_evaluation_goes_on_after_its_last_part(model, store, labels, classes, tmp_path, counted):

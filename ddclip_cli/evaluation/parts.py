@@ -55,7 +55,8 @@ def computed(
         tasks = [range(start, min(start + part_size, count)) for start in range(len(before), count, part_size)]
         found = [before]
         with progress_bar(total=count - len(before), label=label) as bar:
-            for part, result in zip(tasks, in_order(function, tasks, jobs=processes, settle=settle), strict=True):
+            results = in_order(function, tasks, jobs=processes, settle=settle, abandon=True)
+            for part, result in zip(tasks, results, strict=True):
                 found.append(np.ascontiguousarray(result, dtype))
                 if kept:
                     kept.append(found[-1])
