@@ -163,6 +163,15 @@ def test_what_was_left_of_another_evaluation_is_refused(model, store, labels, cl
     assert (tmp_path / "kept").read_bytes() == before
 
 
+def test_an_evaluation_that_came_to_nothing_stands_in_no_ones_way(model, store, labels, classes, tmp_path):
+    broken = tiny_model(tmp_path, seed=1)
+    broken.clip.visual.proj.data.fill_(float("nan"))
+    with pytest.raises(UserError, match="NaN"):
+        evaluate(broken, store, labels, classes, views=[1], unfinished=tmp_path / "kept")
+    again = evaluate(model, store, labels, classes, views=[1], unfinished=tmp_path / "kept")
+    assert again == evaluate(model, store, labels, classes, views=[1])
+
+
 def test_a_file_cut_in_its_first_line_starts_anew(tmp_path):
     def squares(part):
         return np.array(part) ** 2

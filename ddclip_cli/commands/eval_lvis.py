@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from ddclip_cli.commands.classification import benchmark
+from ddclip_cli.commands.classification import classify
+from ddclip_cli.commands.evaluating import Options, evaluates
+from ddclip_cli.commands.options import Overrides, StoreOption
 
-command = benchmark(
-    "eval",
+
+@evaluates
+def command(options: Options, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Zero-shot accuracy of a checkpoint: top-1, 3 and 5 for every number of views.
 
     The objects, their labels and class features are those of the recipe: Objaverse-LVIS, unless it says otherwise. All
@@ -16,5 +19,5 @@ command = benchmark(
     \b
       ddclip eval-lvis --protocol paper --baseline zero-shot --out lvis
       ddclip eval-lvis --recipe sample --data-dir demo --views 1,6,12
-    """,
-)
+    """
+    classify("eval", options, overrides, store=store)

@@ -82,7 +82,7 @@ class _Kept:
         """(n, *shape) of the first n objects: whole parts, without the one in whose writing a run was killed."""
         header = self._file.readline(LONGEST_HEADER)
         if header != self._header:
-            if header.endswith(b"\n") and not force:
+            if header.endswith(b"\n") and self._file.read(1) and not force:
                 raise UserError(
                     f"{self.path.parent} holds an unfinished evaluation of something else: repeat its command, "
                     "choose another --out, or replace it with --force"

@@ -87,6 +87,7 @@ def recall_curves(report: dict[str, Any]) -> list[Curve]:
 
 def write_report(folder: Path, report: dict[str, Any], table: Table, title: str, curves: list[Curve]) -> None:
     """Write `report.json`, last, after `table.md`, `table.tex` and, if there are curves, `plot.png`."""
+    files.remove_leftovers(folder)
     with files.writing(folder / "table.md") as partial:
         partial.write_text(markdown(*table), encoding="utf-8")
     with files.writing(folder / "table.tex") as partial:
