@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
@@ -170,6 +171,20 @@ def test_an_evaluation_that_came_to_nothing_stands_in_no_ones_way(model, store, 
         evaluate(broken, store, labels, classes, views=[1], unfinished=tmp_path / "kept")
     again = evaluate(model, store, labels, classes, views=[1], unfinished=tmp_path / "kept")
     assert again == evaluate(model, store, labels, classes, views=[1])
+
+
+def test_two_evaluations_do_not_write_into_one_folder(model, store, labels, classes, tmp_path):
+    with open(tmp_path / "kept", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another evaluation is writing to"):
+            evaluate(model, store, labels, classes, views=[1], unfinished=tmp_path / "kept")
+
+
+def test_a_file_of_something_else_is_not_written_to(model, store, labels, classes, tmp_path):
+    (tmp_path / "kept").write_bytes(b"my notes")
+    with pytest.raises(UserError, match="something else"):
+        evaluate(model, store, labels, classes, views=[1], unfinished=tmp_path / "kept")
+    assert (tmp_path / "kept").read_bytes() == b"my notes"
 
 
 def test_a_file_cut_in_its_first_line_starts_anew(tmp_path):

@@ -76,13 +76,24 @@ class _Kept:
         self.path, self.part_size, self.dtype, self.shape = path, part_size, dtype, shape
         self._header = json.dumps([made_from, part_size, dtype.str, shape], sort_keys=True).encode() + b"\n"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115
+        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        try:
+            import fcntl
+
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # not on Windows
+            pass
+        except BlockingIOError:
+            self._file.close()
+            raise UserError(f"another evaluation is writing to {path.parent}: wait for it or end it") from None
 
     def read(self, count: int, *, force: bool) -> np.ndarray:
         """(n, *shape) of the first n objects: whole parts, without the one in whose writing a run was killed."""
         header = self._file.readline(LONGEST_HEADER)
         if header != self._header:
-            if header.endswith(b"\n") and self._file.read(1) and not force:
+            was_cut = self._header.startswith(header)
+            is_empty = header.endswith(b"\n") and not self._file.read(1)
+            if not (was_cut or is_empty or force):
                 raise UserError(
                     f"{self.path.parent} holds an unfinished evaluation of something else: repeat its command, "
                     "choose another --out, or replace it with --force"
