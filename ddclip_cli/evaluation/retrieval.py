@@ -52,7 +52,8 @@ def evaluate_retrieval(
 
     Args:
         captions: those of each object; an id that the store lacks stands for the object before its last `_`.
-        others: as in `zero_shot.evaluate`.
+
+    The other arguments are those of `zero_shot.evaluate`.
 
     Returns:
         {"objects", "captions", "missing", "views": {F: {"text_to_shape": METRICS, "shape_to_text": METRICS}},
