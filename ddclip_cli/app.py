@@ -29,7 +29,15 @@ COMMANDS = {
         "convert-text": "convert_text",
     },
     "Train": {"train": "train"},
-    "Evaluate": {"eval-lvis": "eval_lvis"},
+    "Evaluate": {
+        "eval-lvis": "eval_lvis",
+        "eval-mvpnet": "eval_mvpnet",
+        "eval-scanobjectnn": "eval_scanobjectnn",
+        "eval-text2shape": "eval_text2shape",
+        "eval-classify": "eval_classify",
+        "encode-classes": "encode_classes",
+        "compare": "compare",
+    },
     "Search": {"embed": "embed", "index": "index", "retrieve": "retrieve"},
 }
 

@@ -75,20 +75,31 @@ class MultiViewCLIP(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, F, 3, H, W) float, normalised -> (B, E) float32, not normalised."""
+        tokens = self.view_tokens(pixels.flatten(0, 1))  # (B, F, 3, H, W) -> (B*F, L, D)
+        return self.join_views(tokens.unflatten(0, pixels.shape[:2]))  # (B, F, L, D)
+
+    def view_tokens(self, pixels: Tensor) -> Tensor:
+        """(N, 3, H, W) float, normalised -> (N, L, D): each view after the blocks in which it is alone.
+
+        What a view gives here does not depend on the views it will be joined with, so that it serves any number of
+        sets of views. Where views never meet, L is 1: the CLS token.
+        """
         visual = towers.image_tower(self.clip)
-        num_objects, num_views = pixels.shape[:2]
         frozen = self._frozen_stages(pixels)
         with self._arithmetic():
             with _no_grad_if(frozen > 0):
-                x = towers.embed_patches(visual, pixels.flatten(0, 1))  # (B, F, 3, H, W) -> (B*F, L, D)
-            tokens_per_view = x.shape[1]
-            for index, block in enumerate(towers.blocks(visual)):
-                if index == self.cross_view_from:
-                    x = x.unflatten(0, (num_objects, num_views)).flatten(1, 2)  # (B*F, L, D) -> (B, F*L, D)
-                with _no_grad_if(frozen > index + 1):
-                    is_last = index == self.num_blocks - 1
-                    x = towers.cls_of_last_block(block, x, tokens_per_view) if is_last else block(x)
-        cls = x.reshape(num_objects, num_views, -1).float()  # (B*F, 1, D) or (B, F, D) -> (B, F, D)
+                x = towers.embed_patches(visual, pixels)
+            return self._through_blocks(x, range(self.cross_view_from), x.shape[1], frozen)
+
+    def join_views(self, tokens: Tensor) -> Tensor:
+        """`view_tokens` of F views of B objects (B, F, L, D) -> (B, E) float32, not normalised."""
+        visual = towers.image_tower(self.clip)
+        num_objects, num_views, tokens_per_view, _ = tokens.shape
+        x = tokens.flatten(1, 2)  # (B, F, L, D) -> (B, F*L, D)
+        with self._arithmetic():
+            blocks = range(self.cross_view_from, self.num_blocks)
+            x = self._through_blocks(x, blocks, tokens_per_view, self._frozen_stages(tokens))
+        cls = x.reshape(num_objects, num_views, -1).float()  # (B, F, D)
         return (visual.ln_post(cls).mean(dim=1) @ visual.proj).float()
 
     def view_features(self, pixels: Tensor) -> Tensor:
@@ -151,11 +162,23 @@ class MultiViewCLIP(nn.Module):
         dtype = AUTOCAST.get(self.precision)
         return torch.autocast(self.device.type, dtype=dtype) if dtype else nullcontext()
 
-    def _frozen_stages(self, pixels: Tensor) -> int:
-        """How many stages (patch embedding, then each block) come before the first that needs a gradient."""
+    def _through_blocks(self, x: Tensor, indices: range, tokens_per_view: int, frozen: int) -> Tensor:
+        """(G, T, D) -> the same after these blocks; the last block of the tower leaves only the CLS tokens."""
+        blocks = towers.blocks(towers.image_tower(self.clip))
+        for index in indices:
+            with _no_grad_if(frozen > index + 1):
+                is_last = index == self.num_blocks - 1
+                x = towers.cls_of_last_block(blocks[index], x, tokens_per_view) if is_last else blocks[index](x)
+        return x
+
+    def _frozen_stages(self, x: Tensor) -> int:
+        """How many stages (patch embedding, then each block) come before the first that needs a gradient.
+
+        `x` is what enters: if it carries a gradient, every stage passes it on.
+        """
         visual = towers.image_tower(self.clip)
         stages = [towers.stem_parameters(visual), *[list(block.parameters()) for block in towers.blocks(visual)]]
-        if pixels.requires_grad:
+        if x.requires_grad:
             return 0
         learning = [index for index, stage in enumerate(stages) if any(p.requires_grad for p in stage)]
         return learning[0] if learning else len(stages)

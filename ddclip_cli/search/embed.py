@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +206,9 @@ def _run_batches(
 ) -> Iterator[Batch]:
     """Every batch in order: in this process behind `jobs` that read, or in `processes` of their own."""
     if processes > 1 and spec is not None and len(batches) > 1:
-        alone = partial(_embed_alone, task=task, spec=spec, processes=processes)
-        yield from in_order(alone, batches, jobs=min(processes, len(batches)))
+        processes = min(processes, len(batches))
+        prepare = partial(_model_of, spec, processes)
+        yield from in_order(partial(_embed_alone, task), batches, jobs=processes, prepare=prepare)
         return
     everything = [thing for batch in batches for thing in batch]
     jobs = min(jobs, max(1, len(everything)))
@@ -219,20 +219,17 @@ def _run_batches(
         yield task(model, batch, [next(results) for _ in batch])
 
 
-def _embed_alone(batch: list[LibraryObject], *, task: Any, spec: ModelSpec, processes: int) -> Batch:
+def _embed_alone(task: Any, model: MultiViewCLIP, batch: list[LibraryObject]) -> Batch:
     """One batch from its files to its vectors, in a worker process."""
-    model = _model_of(spec, processes)
     return task(model, batch, [_read(thing, task.keywords["views"]) for thing in batch])
 
 
-@lru_cache(maxsize=1)
-def _model_of(spec: ModelSpec, processes: int) -> MultiViewCLIP:
-    """This worker's model: GPUs are dealt out in turn, and cores shared."""
+def _model_of(spec: ModelSpec, processes: int, number: int) -> MultiViewCLIP:
+    """The model of worker process `number`: GPUs are dealt out in turn, and cores shared."""
     from ddclip_cli.model.checkpoints import load_model
 
     device = spec.device
     if device.startswith("cuda"):
-        number = (multiprocessing.current_process()._identity or (1,))[0] - 1
         device = f"cuda:{number % torch.cuda.device_count()}"
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     return load_model(spec.source, backbone=spec.backbone, device=device, precision=spec.precision).eval()
