@@ -4,10 +4,10 @@ BIN := .venv/bin
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench clean
+.PHONY: help demo test test-slow test-browser check bench clean
 
 help:  ## list what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 # The environment is whole when the stamp is there; a changed pyproject.toml brings it up to date.
 .venv/.ready: pyproject.toml
@@ -28,6 +28,9 @@ test: .venv/.ready  ## run the tests
 
 test-slow: .venv/.ready  ## run the slow tests: long kills, the whole demo, the wheel
 	@$(BIN)/python -m pytest -m slow
+
+test-browser: .venv/.ready  ## click the gallery in headless Chromium (on Debian: apt-get install chromium)
+	@$(BIN)/python -m pytest -m browser
 
 check: .venv/.ready  ## lint and check types
 	@$(BIN)/ruff check .

@@ -20,10 +20,25 @@ from ddclip_cli.errors import UserError
 # Help panel -> {command: module of ddclip_cli.commands whose function of that name is the command}.
 COMMANDS = {
     "Start": {"demo": "demo", "sample": "sample", "recipe": "recipe"},
-    "Data": {"download": "download", "render": "render", "pack-h5": "pack_h5", "encode-targets": "encode_targets"},
+    "Data": {
+        "download": "download",
+        "render": "render",
+        "pack-h5": "pack_h5",
+        "store": "store",
+        "encode-targets": "encode_targets",
+        "convert-text": "convert_text",
+    },
     "Train": {"train": "train"},
-    "Evaluate": {"eval-lvis": "eval_lvis"},
-    "Search": {"embed": "embed", "retrieve": "retrieve"},
+    "Evaluate": {
+        "eval-lvis": "eval_lvis",
+        "eval-mvpnet": "eval_mvpnet",
+        "eval-scanobjectnn": "eval_scanobjectnn",
+        "eval-text2shape": "eval_text2shape",
+        "eval-classify": "eval_classify",
+        "encode-classes": "encode_classes",
+        "compare": "compare",
+    },
+    "Search": {"embed": "embed", "index": "index", "retrieve": "retrieve"},
 }
 
 app = typer.Typer(

@@ -35,12 +35,17 @@ def progress(items: Iterable[T], *, total: int | None = None, label: str, unit: 
 
 
 @contextmanager
-def progress_bar(*, total: int | None, label: str, unit: str = "objects") -> Iterator[Any]:
-    """A tqdm bar to `update(n)` and `set_postfix_str(text)` by hand; silent when stderr is no terminal."""
+def progress_bar(*, total: int | None, label: str, unit: str = "objects", done: int = 0) -> Iterator[Any]:
+    """A tqdm bar to `update(n)` and `set_postfix_str(text)` by hand; silent when stderr is no terminal.
+
+    `done` of the total were done by an earlier run: they do not count as speed.
+    """
     from tqdm import tqdm
 
     silent = not (is_main_process() and sys.stderr.isatty())
-    with tqdm(total=total, desc=label, unit=f" {unit}", disable=silent, dynamic_ncols=True, leave=False) as bar:
+    with tqdm(
+        total=total, initial=done, desc=label, unit=f" {unit}", disable=silent, dynamic_ncols=True, leave=False
+    ) as bar:
         yield bar
 
 

@@ -7,8 +7,9 @@ import re
 import shutil
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ddclip_cli.errors import UserError
 
@@ -42,12 +43,37 @@ def writing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
         raise
 
 
+def write_all(file: BinaryIO | FileIO, data: bytes | bytearray) -> None:
+    """Write to an unbuffered file, which may take less at once than it is given."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
 def write_yaml(path: str | Path, document: dict[str, Any]) -> None:
     """Write a recipe, or sections of one, as YAML that `--recipe` reads."""
     import yaml
 
     with writing(path) as partial:
         partial.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+@contextmanager
+def held(path: Path) -> Iterator[BinaryIO]:
+    """Open the unfinished file `path`, made if need be, for this process alone: two runs do not write into one file."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with open(descriptor, "r+b", buffering=0) as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # not on Windows
+            pass
+        except BlockingIOError:
+            raise UserError(f"{path} is being written by another run: wait for it or end it") from None
+        if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:  # finished while we waited
+            raise UserError(f"{path} was just finished by another run: run the same command again")
+        yield file  # type: ignore[misc]
 
 
 def refuse_existing(path: str | Path, *, force: bool, option: str = "--out") -> None:

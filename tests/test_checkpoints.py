@@ -147,7 +147,7 @@ def test_an_official_name_is_found_in_the_cache(reference_model_dir, tmp_path, m
         found["asked"] = repo, filename
         return str(reference_model_dir / "reference_lightning.ckpt")
 
-    monkeypatch.setattr("ddclip_cli.model.checkpoints.try_to_load_from_cache", cached)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
     config = str(reference_model_dir / "open_clip_config.json")
     assert load_model("Four_1to6F_bs1600_LT6", backbone=config, **ON_CPU).cross_view_from == 2
     assert found["asked"] == ("3dlg-hcvc/DuoduoCLIP", "Four_1to6F_bs1600_LT6.ckpt")
@@ -155,7 +155,7 @@ def test_an_official_name_is_found_in_the_cache(reference_model_dir, tmp_path, m
 
 @pytest.mark.parametrize("name", OFFICIAL_CHECKPOINTS)
 def test_an_official_checkpoint_that_is_not_here_names_the_command(name, monkeypatch):
-    monkeypatch.setattr("ddclip_cli.model.checkpoints.try_to_load_from_cache", lambda repo, filename: None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, filename: None)
     with pytest.raises(UserError, match=rf"{name} is not here: `ddclip download checkpoint` .*600 MB"):
         load_model(name, **ON_CPU)
 

@@ -54,7 +54,7 @@ def test_help_of_a_command_ends_with_two_examples_of_options_it_has(name):
     for child in children:
         examples = re.findall(r"^\s+(ddclip .*)$", child.help.split("Examples:")[-1], flags=re.MULTILINE)
         assert len(examples) >= (1 if len(children) > 1 else 2), f"{name} has too few examples"
-        known = {option for parameter in child.params for option in parameter.opts}
+        known = {option for parameter in child.params for option in [*parameter.opts, *parameter.secondary_opts]}
         for example in examples:
             assert set(re.findall(r"(?<=\s)--?[a-z][a-z0-9-]*", example)) <= known, example
 

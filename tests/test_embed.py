@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import DATA, run, tiny_model, tiny_store
+from tiny import DATA, embed, run, tiny_model, tiny_store
 
 from ddclip_cli.data.view_store import ViewStore
 from ddclip_cli.errors import UserError
-from ddclip_cli.search.embed import best_views, embed_store
+from ddclip_cli.search.embed import best_views
 from ddclip_cli.search.embeddings import ShapeEmbeddings
 
 IDS = ["white-couch-000001", "red, chair", "../x\n<b>", "d", "e"]
@@ -49,11 +49,11 @@ def write(path, vectors, ids=None, **datasets):
 
 def test_embeddings_are_those_of_the_model(model, store, tmp_path):
     made_by = {"checkpoint": "tiny"}
-    embed_store(model, store, tmp_path / "emb.h5", num_views=3, crop="none", batch_size=2, made_by=made_by)
+    embed(model, store.path, tmp_path / "emb.h5", num_views=3, crop="none", batch_size=2, made_by=made_by)
     embeddings = ShapeEmbeddings(tmp_path / "emb.h5")
     views = store.read(np.arange(5), np.arange(3))
     expected = model.encode_views(torch.from_numpy(views), crop="none").numpy()
-    np.testing.assert_allclose(embeddings.vectors, expected, atol=1e-6)
+    np.testing.assert_allclose(embeddings.vectors.read(), expected, atol=1e-6)
     assert embeddings.ids == IDS
     assert embeddings.made_by == {
         "checkpoint": "tiny",
@@ -66,12 +66,12 @@ def test_embeddings_are_those_of_the_model(model, store, tmp_path):
 
 def test_same_bytes_again(model, store, tmp_path):
     for name in ("a.h5", "b.h5"):
-        embed_store(model, store, tmp_path / name, num_views=4, batch_size=2)
+        embed(model, store.path, tmp_path / name, num_views=4, batch_size=2)
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
 def test_thumbnails_are_the_best_views(model, store, tmp_path):
-    embed_store(model, store, tmp_path / "emb.h5", num_views=4, batch_size=2)
+    embed(model, store.path, tmp_path / "emb.h5", num_views=4, batch_size=2)
     embeddings = ShapeEmbeddings(tmp_path / "emb.h5")
     for row in range(5):
         picture = np.asarray(Image.open(io.BytesIO(embeddings.thumbnail(row))))
@@ -93,7 +93,7 @@ def test_the_view_to_show_is_bright_and_shows_much():
 
 def test_the_reference_can_read_ours(model, store, tmp_path):
     """It reads `shape_feat` by row, and the rows from the JSON beside the file."""
-    embed_store(model, store, tmp_path / "emb.h5", num_views=4)
+    embed(model, store.path, tmp_path / "emb.h5", num_views=4)
     with h5py.File(tmp_path / "emb.h5") as file:
         assert file["shape_feat"].shape == (5, model.embed_dim)
         assert file["shape_feat"].dtype == np.float32
@@ -104,9 +104,9 @@ def test_existing_output_is_kept(model, store, tmp_path):
     for name in ("emb_model_to_idx.json", "emb.h5"):  # the rows may be those of another store
         (tmp_path / name).write_text("precious")
         with pytest.raises(UserError, match=f"{name} exists already.*--force"):
-            embed_store(model, store, tmp_path / "emb.h5", num_views=4)
+            embed(model, store.path, tmp_path / "emb.h5", num_views=4)
         assert (tmp_path / name).read_text() == "precious"
-    embed_store(model, store, tmp_path / "emb.h5", num_views=4, force=True)
+    embed(model, store.path, tmp_path / "emb.h5", num_views=4, force=True)
     assert len(ShapeEmbeddings(tmp_path / "emb.h5")) == 5
 
 
@@ -115,7 +115,7 @@ def test_failure_leaves_nothing_half_written(store, tmp_path):
     broken.clip.visual.proj.data.fill_(float("nan"))
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="white-couch-000001 is not finite"):
-        embed_store(broken, store, tmp_path / "out" / "emb.h5", num_views=4)
+        embed(broken, store.path, tmp_path / "out" / "emb.h5", num_views=4)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -125,7 +125,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(model, store, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
     try:
         with pytest.raises(UserError, match=r"emb\.h5 could not be written .* make room"):
-            embed_store(model, store, tmp_path / "out" / "emb.h5", num_views=4)
+            embed(model, store.path, tmp_path / "out" / "emb.h5", num_views=4)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list((tmp_path / "out").iterdir()) == []
@@ -133,7 +133,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(model, store, tmp_path):
 
 def test_more_views_than_stored(model, store, tmp_path):
     with pytest.raises(UserError, match="the store has 4"):
-        embed_store(model, store, tmp_path / "emb.h5", num_views=12)
+        embed(model, store.path, tmp_path / "emb.h5", num_views=12)
 
 
 # ---- reading
@@ -145,8 +145,8 @@ def test_reference_embeddings():
     with h5py.File(OFFICIAL) as file:
         raw = file["shape_feat"][:].astype(np.float32)
     assert {object_id: row for row, object_id in enumerate(embeddings.ids)} == rows
-    np.testing.assert_allclose(np.linalg.norm(embeddings.vectors, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(embeddings.vectors, raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(embeddings.vectors.read(), axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(embeddings.vectors.read(), raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
     assert embeddings.made_by is None
     assert embeddings.thumbnail(0) is None
 
@@ -172,7 +172,7 @@ def test_another_width_is_refused():
 
 
 def test_another_model_is_refused_and_both_are_named(model, store, tmp_path):
-    embed_store(model, store, tmp_path / "emb.h5", num_views=4, made_by={"checkpoint": "first"})
+    embed(model, store.path, tmp_path / "emb.h5", num_views=4, made_by={"checkpoint": "first"})
     other = tiny_model(tmp_path, seed=1)
     with pytest.raises(UserError) as caught:
         ShapeEmbeddings(tmp_path / "emb.h5").check_model(other, checkpoint="second")
@@ -181,9 +181,9 @@ def test_another_model_is_refused_and_both_are_named(model, store, tmp_path):
 
 
 def test_vectors_come_out_at_unit_length(tmp_path):
-    vectors = np.random.default_rng(0).normal(size=(7, 4)) * 50
+    vectors = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32) * 50
     embeddings = ShapeEmbeddings(write(tmp_path / "emb.h5", vectors))
-    np.testing.assert_allclose(np.linalg.norm(embeddings.vectors, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(embeddings.vectors.read(), axis=1), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0])
@@ -191,7 +191,7 @@ def test_a_row_without_direction_is_refused_by_name(tmp_path, bad):
     vectors = np.ones((4, 3), np.float32)
     vectors[2] = bad
     with pytest.raises(UserError, match=r"object-2 \(row 2\)"):
-        ShapeEmbeddings(write(tmp_path / "emb.h5", vectors))
+        ShapeEmbeddings(write(tmp_path / "emb.h5", vectors)).vectors.read()
 
 
 def test_what_is_no_file_of_embeddings(tmp_path, store):
@@ -222,7 +222,7 @@ def test_a_truncated_file_is_refused(tmp_path):
 def test_a_huge_promise_takes_no_memory(tmp_path):
     with h5py.File(tmp_path / "emb.h5", "w") as file:
         file.create_dataset("shape_feat", shape=(10**9, 512), dtype="f4", chunks=(1024, 512))
-    with pytest.raises(UserError, match="promises"):
+    with pytest.raises(UserError, match="claims"):
         ShapeEmbeddings(tmp_path / "emb.h5")
 
 

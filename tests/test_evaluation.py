@@ -334,6 +334,133 @@ def test_command_with_a_store_and_checkpoint_of_ones_own(workplace, tmp_path):
     assert report["recipe"]["model"]["checkpoint"] == str(checkpoint)
 
 
+def test_command_prints_rows_for_a_paper(workplace):
+    result = run("eval-lvis", *options(workplace), "--views", "1,3", "--format", "latex")
+    assert result.code == 0, result.err
+    assert [line.split(" & ")[0] for line in result.out.splitlines()] == ["views", "1", "3"]
+
+
+def test_the_papers_protocol_is_recorded_as_keys_of_the_recipe(workplace):
+    recipe = json.loads(run("eval-lvis", *options(workplace), "--protocol", "paper", "--json").out)["recipe"]
+    assert (recipe["eval"]["crop"], recipe["eval"]["runs"]) == ("random", 3)
+    given = ["--protocol", "paper", "--runs", "2", "--json"]
+    assert json.loads(run("eval-lvis", *options(workplace), *given).out)["recipe"]["eval"]["runs"] == 2
+    given = ["--protocol", "deterministic", "--json", "eval.crop=random"]
+    assert json.loads(run("eval-lvis", *options(workplace), *given).out)["recipe"]["eval"]["crop"] == "center"
+
+
+def test_command_writes_a_folder_and_replaces_it_only_with_force(workplace):
+    out = workplace / "out"
+    printed = run("eval-lvis", *options(workplace), "--out", out, "--json")
+    assert printed.code == 0, printed.err
+    assert sorted(path.name for path in out.iterdir()) == ["plot.png", "report.json", "table.md", "table.tex"]
+    report = json.loads((out / "report.json").read_text())
+    assert report == json.loads(printed.out)
+    assert [of_class["name"] for of_class in report["per_class"]] == [f"class_{i}" for i in range(6)]
+    assert set(report["confused"]) == {"1", "5"}
+    assert np.array(report["outcomes"]["ranks"]["5"]).shape == (11, 1)
+    before = (out / "report.json").read_bytes()
+    refused = run("eval-lvis", *options(workplace), "--out", out, "--views", "1")
+    assert refused.code == 1
+    assert refused.err == f"error: {out}/report.json exists already: choose another --out, or replace it with --force\n"
+    assert (out / "report.json").read_bytes() == before
+    assert run("eval-lvis", *options(workplace), "--out", out, "--views", "1", "--force").code == 0
+    assert list(json.loads((out / "report.json").read_text())["views"]) == ["1"]
+
+
+def test_what_is_unfinished_of_another_evaluation_is_kept_unless_forced(workplace):
+    out = workplace / "out"
+    out.mkdir()
+    (out / "unfinished").write_bytes(b'["something else"]\n1234')
+    refused = run("eval-lvis", *options(workplace), "--out", out)
+    assert refused.code == 1
+    assert "holds an unfinished evaluation of something else" in refused.err
+    assert (out / "unfinished").read_bytes() == b'["something else"]\n1234'
+    assert run("eval-lvis", *options(workplace), "--out", out, "--force").code == 0
+    assert not (out / "unfinished").exists()
+
+
+def test_published_figures_stand_beside_ours_where_they_are_of_the_same(workplace):
+    header = run("eval-lvis", *options(workplace)).out.splitlines()[1]
+    assert "published" in header
+    mine = workplace / "data" / "mine.csv"
+    mine.write_text((workplace / "data" / "lvis.csv").read_text())
+    assert "published" not in run("eval-lvis", *options(workplace), "eval.labels=mine.csv").out
+
+
+def test_command_with_the_rows_of_a_store_in_a_file(workplace):
+    store = workplace / "data" / "lvis_images.h5"
+    (workplace / "rows.json").write_text(json.dumps({f"x{i}": i for i in range(11)}))
+    result = run("eval-lvis", *options(workplace), "--ids", workplace / "rows.json")
+    assert (result.code, store.exists()) == (1, True)
+    assert "none of the 11 labelled objects is in the store" in result.err
+
+
+@pytest.mark.parametrize("name", ["mvpnet", "scanobjectnn"])
+def test_other_benchmarks_are_the_same_command_on_another_section(workplace, name):
+    keys = 'store: lvis_images.h5, labels: lvis.csv, templates: ["a {}", "a 3D model of a {}"], '
+    recipe = (workplace / "tiny.yaml").read_text().replace("eval: {", f"{name}: {{{keys}")
+    (workplace / "other.yaml").write_text(recipe)
+    given = ["--data-dir", workplace / "data", "--device", "cpu", "--json"]
+    lvis = json.loads(run("eval-lvis", "--recipe", workplace / "tiny.yaml", *given).out)
+    other = json.loads(run(f"eval-{name}", "--recipe", workplace / "other.yaml", *given).out)
+    for key in ("views", "per_class", "confused", "outcomes"):
+        assert other[key] == lvis[key]
+
+
+def test_a_labelled_store_of_ones_own(workplace, model):
+    data = workplace / "data"
+    given = [*options(workplace), "--views", "1,5", "--json"]
+    lvis = json.loads(run("eval-lvis", *given).out)
+    (data / "names.txt").write_text("".join(f"class_{i}\n" for i in range(6)))
+    np.save(
+        data / "features.npy",
+        make_class_features(model, [f"class_{i}" for i in range(6)], ["a {}", "a 3D model of a {}"]),
+    )
+    for classes in ([], ["--classes", data / "names.txt"], ["--classes", data / "features.npy"]):
+        result = run("eval-classify", data / "lvis_images.h5", "--labels", data / "lvis.csv", *classes, *given)
+        assert result.code == 0, result.err
+        report = json.loads(result.out)
+        assert report["views"] == lvis["views"]
+        assert report["recipe"]["eval"]["labels"] == str(data / "lvis.csv")
+        assert report["recipe"]["eval"]["class_features"] == (str(classes[1]) if classes else None)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (np.ones((6, 8), np.float32), "class features are 8 wide, the model's embeddings 12"),
+        (np.full((6, 12), np.nan, np.float32), "has no usable feature for class 0 (6 such rows)"),
+        (np.ones((4, 12), np.float32), "the labels have class 5, but there are features of 4 classes only"),
+    ],
+)
+def test_command_refuses_class_features_that_do_not_fit(workplace, features, message):
+    np.save(workplace / "data" / "bad.npy", features)
+    result = run("eval-lvis", *options(workplace), "--out", workplace / "out", "eval.class_features=bad.npy")
+    assert (result.code, result.out) == (1, "")
+    assert message in result.err.splitlines()[-1]
+    assert not (workplace / "out").exists()
+
+
+def test_command_refuses_more_views_than_the_store_has(workplace):
+    result = run("eval-lvis", *options(workplace), "--views", "1,6")
+    assert result.code == 1
+    assert result.err.splitlines()[-1] == (
+        "error: 6 views were asked for, but the store has 5 of each object: lower --views"
+    )
+
+
+def test_a_class_without_objects_is_no_mistake_and_one_without_a_name_is(workplace):
+    data = workplace / "data"
+    (data / "names.txt").write_text("".join(f"class_{i}\n" for i in range(8)))
+    report = json.loads(run("eval-lvis", *options(workplace), "--json", "eval.class_features=names.txt").out)
+    assert report["per_class"][7] == {"class": 7, "name": "class_7", "objects": 0, "top1": {"1": None, "5": None}}
+    (data / "lvis.csv").write_text("0,a,object-00\n2,c,object-01\n")
+    result = run("eval-lvis", *options(workplace))
+    assert result.code == 1
+    assert "class 1 has no name in the labels" in result.err
+
+
 def test_command_names_all_that_is_missing_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
@@ -353,6 +480,22 @@ def test_command_names_all_that_is_missing_in_one_sentence(tmp_path, monkeypatch
     elsewhere = run("eval-lvis", "--data-dir", "other", "--checkpoint", "nowhere/at-all")
     assert "`ddclip download lvis --data-dir other`" in elsewhere.err
     assert "nowhere/at-all (check the path)" in elsewhere.err
+
+
+@pytest.mark.parametrize(
+    ("name", "packed"),
+    [
+        ("eval-mvpnet", "ddclip pack-h5 MVPNET --out data/ViT-B-32_laion2b_s34b_b79k/mvpnet/mvpnet_mv_images.h5"),
+        ("eval-scanobjectnn", "ddclip pack-h5 RENDERS --out data/scanobjectnn_images.h5"),
+        ("eval-text2shape", "ddclip pack-h5 RENDERS --out data/text2shape_images.h5"),
+    ],
+)
+def test_commands_say_how_the_stores_come_about_that_nobody_offers(tmp_path, monkeypatch, name, packed):
+    monkeypatch.chdir(tmp_path)
+    result = run(name)
+    assert result.code == 1
+    assert f"(`{packed}` brings it, from your " in result.err
+    assert result.err.count("\n") == 1
 
 
 def test_command_names_the_demo_for_the_sample(tmp_path, monkeypatch):

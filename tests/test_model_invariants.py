@@ -77,6 +77,14 @@ def test_savings_change_neither_outputs_nor_gradients(tiny_model, pixels, cross_
         torch.testing.assert_close(saved, full, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("cross_view_from", [0, 1, 2, 3])
+def test_views_encoded_once_can_be_joined_in_any_sets(tiny_model, pixels, cross_view_from):
+    model = with_threshold(tiny_model, cross_view_from)
+    tokens = model.view_tokens(pixels.flatten(0, 1)).unflatten(0, (2, 5))
+    for views in ([0], [3, 1], [0, 2, 4], [0, 1, 2, 3, 4]):
+        torch.testing.assert_close(model.join_views(tokens[:, views]), model(pixels[:, views]), rtol=1e-4, atol=1e-6)
+
+
 def test_frozen_blocks_record_no_gradient(tiny_model, pixels):
     trainable_parameters(tiny_model, "none")
     assert not tiny_model(pixels).requires_grad

@@ -60,10 +60,6 @@ def says(action, *words: str, error: type[UserError] = UserError) -> str:
     return sentence
 
 
-def nothing_left(folder: Path) -> bool:
-    return not list(folder.iterdir())
-
-
 # --- the reference's bytes ---------------------------------------------------------------------------------------
 
 
@@ -116,7 +112,7 @@ def test_mvimgnet_is_packed_byte_for_byte(tmp_path, capfd):
 def test_the_store_says_what_made_it(tmp_path):
     root = make_renders(tmp_path / "r")
     (root / "object-1" / "001.png").unlink()
-    recipe = {"pack": {"num_views": 2, "image_size": 16}}
+    recipe = {"pack": {"num_views": 2, "image_size": 16, "codec": "raw"}}
     pack_small(root, tmp_path / "core.h5", on_error="skip", recipe=recipe)
     ended = run("pack-h5", root, "--out", tmp_path / "s.h5", "--num-views", 2, "--size", 16, "--on-error", "skip")
     assert ended.code == 0, ended.err
@@ -130,7 +126,24 @@ def test_the_lookup_equals_the_reference_formula():
     colour, alpha = np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
     rgba = np.stack([colour, colour, colour, alpha], axis=-1).astype(np.uint8) / 255
     plain = ((rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:])) * 255).astype(np.uint8)
-    assert np.array_equal(pictures._white_table(), plain[..., 0])
+    assert np.array_equal(pictures._white_table().T, plain[..., 0])
+
+
+@pytest.mark.parametrize("side", [512, 448, 225, 224, 128, 100])
+def test_resizing_what_is_seen_equals_resizing_everything(side):
+    """Wherever it stands, at every edge of a block, with colours under what is transparent and without."""
+    rng = np.random.default_rng(side)
+    boxes = [(0, 0, side, side), (side - 1, side - 1, side, side), (0, 0, 1, 1)]
+    boxes += [(n, side - n - 9, min(n + 5, side), side - n) for n in range(0, side - 9, 7)]
+    for left, top, right, bottom in boxes:
+        rgba = rng.integers(0, 256, (side, side, 4)).astype(np.uint8)
+        kept = np.zeros((side, side), bool)
+        kept[top:bottom, left:right] = True
+        rgba[..., 3] *= kept
+        image = Image.fromarray(rgba)
+        assert np.array_equal(pictures.resized_on_white(image, 224), pictures._on_white(image.resize((224, 224))))
+    clear = Image.new("RGBA", (side, side), (9, 9, 9, 0))
+    assert (pictures.resized_on_white(clear, 224) == 255).all()
 
 
 def test_jobs_do_not_change_the_file(tmp_path):
@@ -191,7 +204,8 @@ def test_sources_that_hold_nothing(tmp_path):
     (tmp_path / "empty").mkdir()
     says(lambda: pack_small(tmp_path / "empty", out), "holds no folders of pictures")
     (tmp_path / "file").write_text("x")
-    says(lambda: pack_small(tmp_path / "file", out), "is a file")
+    says(lambda: pack_small(tmp_path / "file", out), "file is no tar archive")
+    says(lambda: pack_small(tmp_path / "file", out, layout="images"), "file is a file", error=UsageError)
     root = make_renders(tmp_path / "r")
     says(lambda: pack_small(root, out, layout="mvimgnet"), "no object of layout mvimgnet")
     says(lambda: pack_small(root, out, layout="tar"), "'tar' is unknown", error=UsageError)
@@ -209,7 +223,16 @@ def test_bad_pictures_fail_with_object_and_file_after_all_were_tried(tmp_path, c
     log = capfd.readouterr().err
     assert "object-1: 001.png cannot be read" in log
     assert "object-2: 000.png cannot be read" in log
-    assert nothing_left(tmp_path / "out")
+    assert sorted(os.listdir(tmp_path / "out")) == ["s.h5.part", "s.h5.part.log"]
+    shutil.rmtree(root / "object-0")  # it is not looked at again
+    for bad in ("object-1", "object-2"):
+        shutil.copytree(root / "object-3", root / bad, dirs_exist_ok=True)
+    (root / "object-0").mkdir()
+    pack_small(root, tmp_path / "out" / "s.h5", jobs=jobs)
+    assert sorted(os.listdir(tmp_path / "out")) == ["s.h5", "s_model_to_idx.json"]
+    store = ViewStore(tmp_path / "out" / "s.h5")
+    assert np.array_equal(*store.read([1, 3], [0, 1]))
+    assert not np.array_equal(*store.read([0, 3], [0, 1]))
 
 
 def test_skip_leaves_bad_objects_out(tmp_path):
@@ -294,7 +317,10 @@ def test_a_disk_that_fills_up(tmp_path, limit):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     gc.collect()  # what a broken file leaves behind would crash here
-    assert nothing_left(tmp_path / "out")
+    assert set(os.listdir(tmp_path / "out")) <= {"s.h5.part", "s.h5.part.log"}
+    pack_small(root, tmp_path / "out" / "s.h5")
+    pack_small(root, tmp_path / "whole.h5")
+    assert sha256(tmp_path / "out" / "s.h5") == sha256(tmp_path / "whole.h5")
 
 
 def test_what_a_killed_run_left_is_removed_before_there_is_too_little_space(tmp_path, monkeypatch):
@@ -320,7 +346,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_is_ended_leaves_no_store_and_no_worker(tmp_path, how):
+def test_a_run_that_is_ended_leaves_its_beginning_and_no_worker(tmp_path, how):
     root = make_renders(tmp_path / "r", objects=2, size=256)
     for number in range(400):
         (root / f"copy-{number}").symlink_to(root / "object-0")
@@ -331,12 +357,10 @@ def test_a_run_that_is_ended_leaves_no_store_and_no_worker(tmp_path, how):
     command = [sys.executable, str(tmp_path / "run.py"), str(root), str(out)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        wait_for(lambda: any(path.stat().st_size for path in out.parent.iterdir()))
+        wait_for(lambda: any(path.stat().st_size for path in out.parent.glob("*.part")))
         process.send_signal(how)
         assert process.wait(timeout=120) != 0
-        assert not out.exists()
-        if how == signal.SIGINT:
-            assert nothing_left(out.parent)
+        assert {path.name for path in out.parent.iterdir()} == {"s.h5.part", "s.h5.part.log"}
         wait_for(lambda: not group_is_alive(process.pid))
     finally:
         if group_is_alive(process.pid):

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from tiny_training import PLAN, Store, accuracy, lines, objects, tiny_model
 
 from ddclip_cli.data.dataset import TrainingData
-from ddclip_cli.data.targets import encode_targets
+from ddclip_cli.data.encode import Encoder, encode_targets
 from ddclip_cli.errors import UsageError, UserError
 from ddclip_cli.model.checkpoints import load_backbone
 from ddclip_cli.model.loss import contrastive_loss, contrastive_loss_of_rows
@@ -246,7 +246,7 @@ def sample_data(tmp_path: Path) -> Path:
         "".join(f"{n % 3},class {n % 3},{i}\n" for n, i in enumerate(ids))
     )
     (tmp_path / "captions.json").write_text(json.dumps({i: [f"a red {i}", f"a blue {i}"] for i in ids}))
-    encode_targets(backbone, tmp_path / "train.h5", tmp_path / "captions.json", tmp_path / "targets")
+    encode_targets(Encoder(backbone), tmp_path / "train.h5", tmp_path / "captions.json", tmp_path / "targets")
     return tmp_path
 
 

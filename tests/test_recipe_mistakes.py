@@ -13,7 +13,10 @@ from ddclip_cli.recipe import Recipe, RecipeError, library, load_recipe
 from ddclip_cli.recipe.keys import expectation, is_section, keys
 
 NAMES = "base, four, four-all-blocks, four-averaging, four-mvimgnet, four-mvpnet, four-no-lvis, sample"
-TOP = "a recipe has extends, seed, render, pack, model, data, train, eval, embed, retrieve"
+TOP = (
+    "a recipe has extends, seed, render, pack, model, data, train, eval, mvpnet, scanobjectnn, text2shape, embed, "
+    "retrieve"
+)
 EPOCHS = "'train.epochs' must be an integer, at least 1"
 RATE = "'train.learning_rate' must be a number, at least 0"
 RANGE = "'train.num_views' must be a list of two integers, each at least 1"

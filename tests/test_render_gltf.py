@@ -313,6 +313,15 @@ def test_texture_coordinates_are_moved_as_the_material_says(tmp_path):
     assert np.allclose(file.load(tmp_path).uv, expected, atol=1e-6)
 
 
+def test_a_texture_without_coordinates_is_not_drawn(tmp_path):
+    file = Gltf()
+    file.texture(np.zeros((2, 2, 3), np.uint8))
+    file.material(pbrMetallicRoughness={"baseColorTexture": {"index": 0}}, emissiveTexture={"index": 0})
+    (material,) = file.load(tmp_path).materials
+    assert material.texture is None
+    assert material.emissive_texture is None
+
+
 def test_each_texture_has_its_own_set_of_coordinates(tmp_path):
     file = Gltf()
     sets = np.random.default_rng(0).random((2, 3, 2)).astype("<f4")

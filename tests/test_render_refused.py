@@ -239,3 +239,26 @@ def test_names_in_any_encoding_are_read(tmp_path):
         + b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
     )
     assert len(load_scene(path).faces) == 1
+
+
+@pytest.mark.parametrize("suffix", [".glb", ".gltf", ".obj", ".ply", ".stl", ".off", ".dae", ".3mf"])
+def test_damaged_files_are_drawn_or_refused_in_a_sentence(tmp_path, capsys, suffix):
+    import trimesh
+
+    path = tmp_path / f"it{suffix}"
+    if suffix == ".gltf":
+        path = gltf(tmp_path, name="it.gltf", colours=np.full((3, 4), 255, np.uint8), material={})
+    else:
+        trimesh.creation.icosphere(subdivisions=1).export(path)
+    whole, rng, sentences = path.read_bytes(), np.random.default_rng(0), []
+    for _ in range(60):
+        data = bytearray(whole)
+        for place in rng.integers(len(data), size=rng.integers(1, 20)):
+            data[place] = rng.integers(256)
+        path.write_bytes(data[: rng.integers(len(data))] if rng.random() < 0.2 else data)
+        try:
+            render_mesh(path, num_views=1, image_size=16)
+        except UserError as error:
+            sentences.append(str(error))
+    assert len(sentences) > 5
+    assert all(sentence.startswith(str(path)) and "\n" not in sentence for sentence in sentences)

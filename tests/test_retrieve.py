@@ -8,15 +8,13 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import DATA, run, tiny_model, tiny_store
+from tiny import DATA, embed, run, tiny_model, tiny_store
 
-from ddclip_cli.data.view_store import ViewStore
 from ddclip_cli.errors import UserError
-from ddclip_cli.search.embed import embed_store
-from ddclip_cli.search.embeddings import ShapeEmbeddings
+from ddclip_cli.search.answer import Answer, Hit
 from ddclip_cli.search.plain import one_line
-from ddclip_cli.search.retrieve import Hit, retrieve, search_texts
-from ddclip_cli.search.sheet import CARDS_A_LINE, MAX_CARDS, SheetRow, draw_sheet, write_sheet
+from ddclip_cli.search.retrieve import retrieve
+from ddclip_cli.search.sheet import CARDS_A_LINE, MAX_CARDS, draw_sheet, write_sheet
 
 IDS = ["white-couch-000001", "red, chair", "[red]x[/red]", "\x1b[31mterminal\n", "e", "f"]
 
@@ -33,8 +31,8 @@ def place(tmp_path_factory, model):
 
     folder = tmp_path_factory.mktemp("place")
     save_checkpoint(model, folder / "checkpoint")
-    store = ViewStore(tiny_store(folder / "store.h5", IDS))
-    embed_store(model, store, folder / "emb.h5", num_views=4, made_by={"checkpoint": "tiny"})
+    store = tiny_store(folder / "store.h5", IDS)
+    embed(model, store, folder / "emb.h5", num_views=4, made_by={"checkpoint": "tiny"})
     return folder
 
 
@@ -80,17 +78,6 @@ def test_more_answers_than_objects_gives_all():
     assert scores.tolist() == [[1, 0], [1, 0]]
 
 
-def test_texts_find_their_nearest_objects(model, place):
-    embeddings = ShapeEmbeddings(place / "emb.h5")
-    texts = ["a white couch", "a red chair", "a boat"]
-    answers = search_texts(model, embeddings, texts, top_k=3, batch_size=2)
-    for text, hits in zip(texts, answers, strict=True):
-        scores = embeddings.vectors @ model.encode_text(text)[0].numpy()
-        assert [hit.rank for hit in hits] == [1, 2, 3]
-        assert hits[0].object_id == IDS[int(scores.argmax())]
-        assert hits[0].score == pytest.approx(scores.max(), abs=1e-5)
-
-
 # ---- the sheet
 
 
@@ -111,7 +98,7 @@ def count_pixels(picture, colour, tolerance=12):
 
 def test_sheet_shows_every_thumbnail(tmp_path):
     colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
-    rows = [SheetRow("colours", hits(3)), SheetRow("again", hits(2))]
+    rows = [Answer("colours", hits(3)), Answer("again", hits(2))]
     write_sheet(tmp_path / "sheet.png", rows, lambda row: a_jpeg(colours[row]))
     picture = Image.open(tmp_path / "sheet.png")
     assert picture.format == "PNG"
@@ -120,26 +107,26 @@ def test_sheet_shows_every_thumbnail(tmp_path):
 
 
 def test_sheet_grows_by_lines_not_without_end():
-    one = draw_sheet([SheetRow("q", hits(CARDS_A_LINE))], lambda row: None)
-    two = draw_sheet([SheetRow("q", hits(CARDS_A_LINE + 1))], lambda row: None)
+    one = draw_sheet([Answer("q", hits(CARDS_A_LINE))], lambda row: None)
+    two = draw_sheet([Answer("q", hits(CARDS_A_LINE + 1))], lambda row: None)
     assert two.width == one.width
     assert two.height > one.height
 
 
 @pytest.mark.parametrize("jpeg", [None, b"", b"no picture", a_jpeg("red")[:300], a_jpeg("red", (3000, 10))])
 def test_placeholder_where_there_is_no_picture(jpeg):
-    picture = draw_sheet([SheetRow("q", hits(1))], lambda row: jpeg)
+    picture = draw_sheet([Answer("q", hits(1))], lambda row: jpeg)
     assert count_pixels(picture, (236, 238, 241), tolerance=0) > 100 * 100
 
 
 @pytest.mark.parametrize("text", ["x" * 5000, "a\nb\x1b[31m", "", "\u4f60\u597d \u202e", "<b>&amp;</b>"])
 def test_sheet_takes_any_text(text):
-    draw_sheet([SheetRow(text, hits(2, object_id=text)), SheetRow("nothing found", [])], lambda row: None)
+    draw_sheet([Answer(text, hits(2, object_id=text)), Answer("nothing found", [])], lambda row: None)
 
 
 def test_sheet_of_too_many_pictures_is_refused(tmp_path):
     with pytest.raises(UserError, match=str(MAX_CARDS)):
-        write_sheet(tmp_path / "sheet.png", [SheetRow("q", hits(MAX_CARDS + 1))], lambda row: None)
+        write_sheet(tmp_path / "sheet.png", [Answer("q", hits(MAX_CARDS + 1))], lambda row: None)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -79,6 +79,9 @@ class ImageTargets:
 class TextTargets:
     ids = Store.ids
 
+    def lacking(self, object_ids):
+        return [object_id for object_id in object_ids if object_id not in self.ids]
+
     def draw(self, object_ids, rng):
         return rng.random((len(object_ids), 2), dtype=np.float32)
 

@@ -16,7 +16,9 @@ from ddclip_cli.sample.captions import with_article
 from ddclip_cli.sample.measure import TEMPLATES
 from ddclip_cli.sample.objects import CATEGORIES, COLOURS
 from ddclip_cli.search.embeddings import ShapeEmbeddings
-from ddclip_cli.search.retrieve import search_texts
+from ddclip_cli.search.encoders import Encoders
+from ddclip_cli.search.query import queries_of
+from ddclip_cli.search.searcher import Searcher
 from ddclip_cli.shipped import ASSETS, shipped_path
 
 
@@ -30,23 +32,28 @@ def embeddings():
     return ShapeEmbeddings(shipped_path("sample:embeddings.h5"))
 
 
+@pytest.fixture(scope="module")
+def searcher(embeddings):
+    return Searcher(embeddings, Encoders("sample:model"))
+
+
 def test_the_embeddings_are_this_model_s_own(model, embeddings):
     embeddings.check_model(model, checkpoint="sample:model")
     assert len(embeddings.ids) >= 300
     assert sum(object_id.startswith("white-couch-") for object_id in embeddings.ids) == 5
 
 
-def test_a_white_couch_gives_the_five_white_couches(model, embeddings):
-    (hits,) = search_texts(model, embeddings, ["a white couch"], top_k=5)
-    assert all(hit.object_id.startswith("white-couch-") for hit in hits)
+def test_a_white_couch_gives_the_five_white_couches(searcher):
+    (answer,) = searcher.search(queries_of(["a white couch"]), top_k=5)
+    assert all(hit.object_id.startswith("white-couch-") for hit in answer.hits)
 
 
-def test_nearly_every_pair_is_found_among_the_first_five(model, embeddings):
+def test_nearly_every_pair_is_found_among_the_first_five(searcher):
     pairs = [(colour, category) for colour in COLOURS for category in CATEGORIES]
-    answers = search_texts(model, embeddings, [with_article(" ".join(pair)) for pair in pairs], top_k=5)
+    answers = searcher.search(queries_of([with_article(" ".join(pair)) for pair in pairs]), top_k=5)
     right = [
-        any(hit.object_id.startswith(f"{colour}-{category}-") for hit in hits)
-        for (colour, category), hits in zip(pairs, answers, strict=True)
+        any(hit.object_id.startswith(f"{colour}-{category}-") for hit in answer.hits)
+        for (colour, category), answer in zip(pairs, answers, strict=True)
     ]
     assert np.mean(right) >= 0.98
 

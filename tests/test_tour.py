@@ -54,3 +54,4 @@ def test_the_whole_demo(tmp_path):
     assert float(accuracies["12"]) > 90
     assert len(re.findall(r"white-couch-\d+", done.stdout.split("a white couch")[-1])) == 5
     assert (out / "white-couch.png").stat().st_size > 10_000
+    assert (out / "white-couch.html").read_text().count("data:image/jpeg") == 5

@@ -12,7 +12,7 @@ import torch
 import yaml
 from tiny import run, tiny_model, tiny_store
 
-from ddclip_cli.data.targets import encode_targets
+from ddclip_cli.data.encode import Encoder, encode_targets
 from ddclip_cli.model.checkpoints import load_model, save_checkpoint
 
 COLOURS = ("red", "green", "blue")
@@ -28,7 +28,7 @@ def library(tmp_path: Path) -> Path:
     tiny_store(tmp_path / "heldout.h5", ids[:3], seed=1)
     (tmp_path / "captions.json").write_text(json.dumps({i: [f"a {i}", "a thing"] for i in ids}))
     (tmp_path / "heldout.csv").write_text("".join(f"{i},{COLOURS[i]},{ids[i]}\n" for i in range(3)))
-    encode_targets(backbone, tmp_path / "train.h5", tmp_path / "captions.json", tmp_path / "targets")
+    encode_targets(Encoder(backbone), tmp_path / "train.h5", tmp_path / "captions.json", tmp_path / "targets")
     recipe = {
         "model": {"backbone": "tiny.json", "pretrained": "backbone", "cross_view_from": 1},
         "data": {

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from tiny_training import OBJECTS, PLAN, VIEWS, WIDTH, Store, Targets, accuracy, lines, objects, tiny_model
 
 from ddclip_cli.data.dataset import Mixture, ObjectSet, TrainingData
-from ddclip_cli.data.targets import PerViewTextTargets, TextTargets, open_text_targets
+from ddclip_cli.data.targets import PerViewTextTargets, open_text_targets
+from ddclip_cli.data.text_targets import TextTargets
 from ddclip_cli.data.view_sampler import seed_of_set
 from ddclip_cli.errors import UserError
 from ddclip_cli.model.backbone import read_backbone

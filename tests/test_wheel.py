@@ -36,3 +36,10 @@ def test_the_wheel_answers_outside_the_checkout(tmp_path):
     answers = ddclip("retrieve", "--recipe", "sample", "a white couch", "--sheet", "out.png")
     assert answers.count("white-couch-") == 5
     assert (tmp_path / "out.png").stat().st_size > 10_000
+
+    # A user who has only meshes.
+    ddclip("sample", "--out", "library", "--train", "0", "--heldout", "4")
+    ddclip("embed", "library/meshes", "--out", "my.h5", "--recipe", "sample", "--num-views", "3")
+    found = ddclip("retrieve", "--index", "my.h5", "a red chair", "--paths", "--html", "page.html")
+    assert all((tmp_path / line).is_file() for line in found.splitlines())
+    assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == len(found.splitlines()) == 4

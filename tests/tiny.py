@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -15,6 +15,8 @@ from conftest import TINY_CONFIG
 
 from ddclip_cli.model.checkpoints import load_backbone
 from ddclip_cli.model.multiview import MultiViewCLIP
+from ddclip_cli.search.embed import Run, embed_library
+from ddclip_cli.search.library import ViewSettings, find_objects
 
 DATA = Path(__file__).parent / "data"
 SIZE = TINY_CONFIG["vision_cfg"]["image_size"]
@@ -63,6 +65,12 @@ def tiny_pictures(objects: int, *, num_views: int = 4, seed: int = 0) -> np.ndar
     rng = np.random.default_rng(seed)
     colours = rng.integers(30, 220, size=(objects, 1, 3, 1, 1))
     return (colours + rng.integers(-30, 30, size=(objects, num_views, 3, SIZE, SIZE))).clip(0, 255).astype(np.uint8)
+
+
+def embed(model: MultiViewCLIP, store: Path, out: Path, *, num_views: int = 4, **options: Any) -> Run:
+    """Embed all objects of a view store."""
+    views = ViewSettings(num_views=num_views, size=SIZE)
+    return embed_library(model, find_objects([store]), out, views=views, **options)
 
 
 def tiny_store(path: Path, ids: list[str], *, num_views: int = 4, seed: int = 0) -> Path:

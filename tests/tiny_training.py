@@ -44,6 +44,9 @@ class Targets:
     def read(self, rows, views):
         return self.features[rows[:, None], views].mean(axis=1)
 
+    def lacking(self, object_ids):
+        return []
+
     def draw(self, object_ids, rng):
         rows = self.rows(object_ids)
         return self.features[rows, (2 * rng.random((len(rows), 4))[:, 0]).astype(int)]

@@ -13,6 +13,14 @@ from ddclip_cli.errors import UserError
 if TYPE_CHECKING:
     from ddclip_cli.recipe import Recipe
 
+# Stores that nobody offers: the folder to pack, and what is packed.
+PACKED = {
+    "mv_images.h5": ("VIEWS_RELEASE", "about 1.6 TB, from the renders of Zero123"),
+    "ViT-B-32_laion2b_s34b_b79k/mvpnet/mvpnet_mv_images.h5": ("MVPNET", "from your copy of MVPNet"),
+    "scanobjectnn_images.h5": ("RENDERS", "from your renders of ScanObjectNN"),
+    "text2shape_images.h5": ("RENDERS", "from your renders of the objects of Text2Shape"),
+}
+
 
 def require(*sources: str | Path | None, data_dir: Path = DATA_DIR, hint: str | None = None) -> None:
     """Raise one UserError about all `sources` that are not here.
@@ -62,14 +70,17 @@ def _meant(path: Path, data_dir: Path) -> str | None:
 
 def _brought_by(path: Path, data_dir: Path) -> tuple[str, str] | None:
     """The command that brings a file of the data directory and its size; None for files of the user's own."""
-    from ddclip_cli.data.catalogue import ITEMS
+    from ddclip_cli.data.catalogue import FEATURES, ITEMS
 
     try:
         name = path.relative_to(data_dir).as_posix()
     except ValueError:
         return None
-    if name == "mv_images.h5":
-        return f"ddclip pack-h5 VIEWS_RELEASE --out {path}", "about 1.6 TB, from the renders of Zero123"
+    if name in PACKED:
+        folder, what = PACKED[name]
+        return f"ddclip pack-h5 {folder} --out {path}", what
+    if name == f"{FEATURES}/text_embeddings.h5":
+        return f"ddclip convert-text {path.with_suffix('.npy')}", "about 15 GB, from a file of `ddclip download four`"
     items = [item.name for item in ITEMS.values() if name in (file.destination for file in item.files)]
     return _download(items[0], data_dir) if items else None
 

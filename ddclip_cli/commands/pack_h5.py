@@ -1,4 +1,4 @@
-"""`ddclip pack-h5`: folders of pictures into one view store."""
+"""`ddclip pack-h5`: pictures of objects into one view store."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ddclip_cli.commands.options import (
+    CodecName,
     ForceOption,
     JobsOption,
     JsonOption,
@@ -27,10 +28,12 @@ class LayoutName(str, Enum):
 
 
 def command(
-    renders: Annotated[
+    source: Annotated[
         Path,
         typer.Argument(
-            metavar="RENDERS", help="Folder that holds one folder of pictures per object.", show_default=False
+            metavar="SOURCE",
+            help="Folder that holds one folder of pictures per object, or Zero123's .tar or .tar.gz.",
+            show_default=False,
         ),
     ],
     out: Annotated[
@@ -53,6 +56,9 @@ def command(
     set_: SetOption = None,
     num_views: Annotated[int | None, typer.Option(help="Views of an object (pack.num_views).")] = None,
     size: Annotated[int | None, typer.Option(help="Side of a view in pixels (pack.image_size).")] = None,
+    codec: Annotated[
+        CodecName | None, typer.Option(help="raw as the reference has it, or a fraction of the size (pack.codec).")
+    ] = None,
     jobs: JobsOption = 1,
     on_error: OnErrorOption = OnError.fail,
     force: ForceOption = False,
@@ -60,24 +66,25 @@ def command(
 ) -> None:
     """Pack pictures of objects into a view store.
 
-    Rows are in the order of --ids, else sorted; they are kept in the store
-    and beside it, in STORE_model_to_idx.json. Transparency is laid on white.
+    Rows are in the order of --ids, else sorted (an archive's: as they come);
+    they are kept in the store and beside it, in STORE_model_to_idx.json.
+    Transparency is laid on white. An archive is read as it is, never unpacked.
+    The same command again goes on where it was.
 
     Examples:
     \b
       ddclip pack-h5 renders --out store.h5 --jobs 4
-      ddclip pack-h5 photos --layout images --num-views 6 --out photos.h5
+      ddclip pack-h5 views_release.tar.gz --codec jpeg --out store.h5
     """
     from ddclip_cli import console
     from ddclip_cli.data.pack import pack_store
     from ddclip_cli.recipe import load_recipe
 
-    given = [
-        f"pack.{key}={value}" for key, value in (("num_views", num_views), ("image_size", size)) if value is not None
-    ]
+    shorthands = {"num_views": num_views, "image_size": size, "codec": codec and codec.value}
+    given = [f"pack.{key}={value}" for key, value in shorthands.items() if value is not None]
     settings = load_recipe(recipe, [*(set_ or []), *given]).pack
     packed = pack_store(
-        renders,
+        source,
         out,
         layout=layout.value,
         ids=ids,
@@ -91,6 +98,7 @@ def command(
     )
     result: dict[str, object] = {"store": str(out), "layout": packed.layout}
     result |= {"objects": len(packed.object_ids), "views": settings.num_views, "size": settings.image_size}
+    result |= {"codec": settings.codec}
     if as_json:
         console.print_json(result | {"skipped": packed.skipped})
     else:

@@ -118,6 +118,8 @@ def command(
     else:
         summary |= {"failed": len(result.failed)}
         console.print_table(list(summary), [list(summary.values())])
+    for reason in result.failed.values():
+        console.warn(reason)
     if result.failed and on_error is OnError.fail:
         number = len(result.failed)
         raise UserError(f"{number} {'mesh' if number == 1 else 'meshes'} could not be rendered, for the reasons above")

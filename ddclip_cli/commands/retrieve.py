@@ -1,16 +1,15 @@
-"""`ddclip retrieve`: the objects that fit a text."""
+"""`ddclip retrieve`: the objects that fit a text, a picture, a mesh, another object, or a mixture of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ddclip_cli.commands.options import (
     DATA_DIR,
-    CheckpointOption,
     DataDirOption,
     DeviceOption,
     ForceOption,
@@ -22,67 +21,119 @@ from ddclip_cli.commands.options import (
 )
 from ddclip_cli.errors import UsageError
 
+if TYPE_CHECKING:
+    from ddclip_cli.recipe import Recipe
+    from ddclip_cli.search.answer import Answer
+    from ddclip_cli.search.embeddings import ShapeEmbeddings
+    from ddclip_cli.search.index import NearIndex
+    from ddclip_cli.search.searcher import Searcher
+
 TRY_THE_SAMPLE = 'to try it at once: `ddclip retrieve --recipe sample "a white couch"`'
 
 
 def command(
-    queries: Annotated[list[str], typer.Argument(metavar="QUERY", help="Texts; - reads stdin.", show_default=False)],
+    queries: Annotated[
+        list[str] | None, typer.Argument(metavar="QUERY", help="Texts; - reads stdin.", show_default=False)
+    ] = None,
     recipe: RecipeOption = "four",
     set_: SetOption = None,
     index: Annotated[
-        Path | None, typer.Option("--index", "-i", metavar="EMB.h5", help="Embeddings; default: the recipe's.")
+        Path | None,
+        typer.Option("--index", "-i", metavar="FILE", help="Embeddings (.h5) or an index; default: the recipe's."),
     ] = None,
-    checkpoint: CheckpointOption = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", "-c", metavar="NAME_OR_PATH", help="Default: the one that made the embeddings."),
+    ] = None,
+    images: Annotated[
+        list[Path] | None, typer.Option("--image", metavar="FILE", help="A picture; several show ONE object.")
+    ] = None,
+    mesh: Annotated[Path | None, typer.Option(metavar="FILE", help="A mesh, which is rendered.")] = None,
+    like: Annotated[str | None, typer.Option("--object", metavar="ID", help="More like this object.")] = None,
+    unlike: Annotated[list[str] | None, typer.Option("--not", metavar="TEXT", help="What it should not be.")] = None,
+    weight: Annotated[
+        float, typer.Option(min=0.0, help="Of a text mixed with a picture, mesh or object, which weigh 1 each.")
+    ] = 1.0,
+    not_weight: Annotated[float, typer.Option(min=0.0, help="Of each --not, where the text weighs --weight.")] = 0.5,
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", help="Answers a query (retrieve.top_k).")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out answers below this cosine.")] = None,
+    metadata: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV or Parquet: id, and columns such as name and link.")
+    ] = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="FILE|COLUMN=VALUE", help="Only these: a file of ids, or by --metadata."),
+    ] = None,
     as_json: JsonOption = False,
-    sheet: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the answers too.")] = None,
+    paths: Annotated[bool, typer.Option("--paths", help="Print only the files of the objects, for pipes.")] = False,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the answers as a picture.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write the answers as a gallery page.")] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Show thumbnails in terminals that can.")
+    ] = True,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep the features of texts between runs.")] = True,
     data_dir: DataDirOption = DATA_DIR,
     device: DeviceOption = "auto",
     precision: PrecisionOption = Precision.auto,
     force: ForceOption = False,
 ) -> None:
-    """Find the objects that fit a text best: rank, score (cosine) and id.
+    """Find the objects that fit best: rank, score (cosine) and id.
 
-    Without --index these are the objects of the recipe: all of Objaverse, by the official embeddings.
-    With --json there is one document a query.
+    Every text is a query of its own; pictures, a mesh, an object and --not
+    join each of them. Without any, on a terminal, it asks for texts.
+    Without --index the objects are the recipe's: all of Objaverse, by the
+    official embeddings. With --json there is one document a query.
 
     Examples:
     \b
-      ddclip retrieve --recipe sample "a white couch" --sheet couches.png
-      ddclip retrieve "a white couch" "a red sports car" --top-k 10 --json
+      ddclip retrieve --recipe sample "a white couch" --html couches.html
+      ddclip retrieve --recipe sample --object white-couch-500271 "a red couch"
     """
-    from ddclip_cli import files
-    from ddclip_cli.commands.needs import require
-    from ddclip_cli.commands.sources import checkpoint_source, load_recipe_model
-    from ddclip_cli.recipe import data_path, load_recipe
+    import sys
 
-    texts = _read_queries(queries)
+    from ddclip_cli import files
+    from ddclip_cli.recipe import load_recipe
+
+    texts = _read_queries(queries or [])
+    asks = not texts and not images and mesh is None and like is None
+    if asks and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError('there is no query: give a QUERY such as "a white couch", --image, --mesh or --object')
+    _check_outputs(sheet, html, as_json=as_json, paths=paths, asks=asks)
+    for path, option in ((sheet, "--sheet"), (html, "--html")):
+        if path is not None:
+            files.refuse_existing(path, force=force, option=option)
     given = [] if top_k is None else [f"retrieve.top_k={top_k}"]
     settings = load_recipe(recipe, [*(set_ or []), *given])
-    if sheet is not None:
-        if sheet.suffix.lower() != ".png":
-            raise UsageError(f"a sheet is a PNG: name --sheet FILE.png, not {sheet}")
-        files.refuse_existing(sheet, force=force, option="--sheet")
-    index_path = index or data_path(settings.retrieve.index, data_dir)
-    source = checkpoint_source(settings, checkpoint, data_dir)
-    require(source, index_path, data_dir=data_dir, hint=TRY_THE_SAMPLE if index is None else None)
 
-    from ddclip_cli.search.embeddings import ShapeEmbeddings
-    from ddclip_cli.search.retrieve import search_texts
-    from ddclip_cli.search.sheet import SheetRow, write_sheet
+    from ddclip_cli.search.query import queries_of
 
-    embeddings = ShapeEmbeddings(index_path)
-    model = load_recipe_model(settings, checkpoint, data_dir, device, precision.value)
-    embeddings.check_model(model, checkpoint=checkpoint or settings.model.checkpoint)
-    answers = search_texts(model, embeddings, texts, top_k=settings.retrieve.top_k)
+    searcher = _open(
+        settings, index, checkpoint, metadata, filters or [], data_dir, device, precision.value, use_cache=cache
+    )
+    show = _Show(as_json=as_json, paths=paths, pictures=pictures)
+    if asks:
+        _prompt(searcher, show, settings.retrieve.top_k, min_score, tuple(unlike or ()), not_weight)
+        return
+    asked = queries_of(
+        texts,
+        images=tuple(images or ()),
+        mesh=mesh,
+        object_id=like,
+        unlike=tuple(unlike or ()),
+        text_weight=weight,
+        unlike_weight=not_weight,
+    )
+    answers = searcher.search(asked, top_k=settings.retrieve.top_k, min_score=min_score)
     if sheet is not None:
-        rows = [SheetRow(query, hits) for query, hits in zip(texts, answers, strict=True)]
-        write_sheet(sheet, rows, embeddings.thumbnail)
-    for query, hits in zip(texts, answers, strict=True):
-        if as_json:
-            _print_document(query, hits)
-        else:
-            _print_table(query, hits)
+        from ddclip_cli.search.sheet import write_sheet
+
+        write_sheet(sheet, answers, searcher.embeddings.thumbnail)
+    if html is not None:
+        from ddclip_cli.search.gallery import write_gallery
+
+        write_gallery(html, answers, searcher.embeddings.thumbnail)
+    for answer in answers:
+        show(answer, searcher.embeddings)
 
 
 def _read_queries(queries: Sequence[str]) -> list[str]:
@@ -103,16 +154,162 @@ def _read_queries(queries: Sequence[str]) -> list[str]:
     return texts
 
 
-def _print_document(query: str, hits: Sequence) -> None:
+def _check_outputs(sheet: Path | None, html: Path | None, *, as_json: bool, paths: bool, asks: bool) -> None:
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise UsageError(f"a sheet is a PNG: name --sheet FILE.png, not {sheet}")
+    if html is not None and html.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"a gallery is an HTML page: name --html FILE.html, not {html}")
+    if as_json and paths:
+        raise UsageError("--json and --paths are two ways to print the same: choose one")
+    if asks and (sheet is not None or html is not None):
+        raise UsageError("--sheet and --html show the answers to a query: give a QUERY with them")
+
+
+def _open(
+    settings: Recipe,
+    index: Path | None,
+    checkpoint: str | None,
+    metadata: Path | None,
+    filters: Sequence[str],
+    data_dir: Path,
+    device: str,
+    precision: str,
+    *,
+    use_cache: bool,
+) -> Searcher:
+    """The library that is searched, with the model that made its embeddings."""
+    from ddclip_cli.commands.needs import require
+    from ddclip_cli.commands.sources import backbone_of, checkpoint_source, recorded_source
+    from ddclip_cli.recipe import data_path
+
+    index_path = index or data_path(settings.retrieve.index, data_dir)
+    if not index_path.exists():
+        hint = TRY_THE_SAMPLE if index is None else None
+        require(checkpoint_source(settings, checkpoint, data_dir), index_path, data_dir=data_dir, hint=hint)
+
+    from ddclip_cli.search.embeddings import ShapeEmbeddings
+    from ddclip_cli.search.encoders import Encoders
+    from ddclip_cli.search.feature_cache import FeatureCache
+    from ddclip_cli.search.metadata import Metadata, allowed_rows
+    from ddclip_cli.search.searcher import Searcher
+
+    near = _near_index(index_path) if index_path.suffix == ".index" else None
+    embeddings = near.embeddings if near is not None else ShapeEmbeddings(index_path)
+    if checkpoint is None and embeddings.made_by is not None:
+        source = recorded_source(embeddings.made_by, embeddings.path, data_dir)
+        named = str(embeddings.made_by.get("checkpoint"))
+    else:
+        source = checkpoint_source(settings, checkpoint, data_dir)
+        named = checkpoint or str(settings.model.checkpoint)
+    require(source, data_dir=data_dir)
+    known = Metadata(metadata) if metadata is not None else None
+    allowed = allowed_rows(embeddings.ids, filters, known) if filters else None
+    backbone = backbone_of(settings, source, data_dir)
+    feature_cache = FeatureCache() if use_cache else None
+    encoders = Encoders(source, backbone=backbone, device=device, precision=precision, cache=feature_cache)
+    embeddings.check_model(encoders, checkpoint=named)
+    crop, render = _views_as_recorded(embeddings, settings)
+    return Searcher(embeddings, encoders, index=near, metadata=known, allowed=allowed, crop=crop, render=render)
+
+
+def _near_index(path: Path) -> NearIndex:
+    from ddclip_cli.search.index import NearIndex  # and faiss with it
+
+    return NearIndex(path)
+
+
+def _views_as_recorded(embeddings: ShapeEmbeddings, settings: Recipe) -> tuple[str, dict[str, Any]]:
+    """How pictures are cropped and meshes rendered: as when the embeddings were made, else as the recipe says."""
+    from ddclip_cli.recipe.schema import RenderSection
+
+    record = embeddings.made_by or {}
+    crop = record.get("crop") if record.get("crop") in ("none", "center") else settings.embed.crop
+    try:
+        views = {"num_views": record["num_views"]}
+        render = RenderSection.model_validate(record["recipe"]["render"] | views)
+    except (KeyError, TypeError, ValueError):
+        render = settings.render
+    return str(crop), render.model_dump(exclude={"object_ids"})
+
+
+class _Show:
+    """Prints an answer in the way that was asked for."""
+
+    def __init__(self, *, as_json: bool, paths: bool, pictures: bool) -> None:
+        self.as_json, self.paths, self.pictures = as_json, paths, pictures
+
+    def __call__(self, answer: Answer, embeddings: ShapeEmbeddings) -> None:
+        if self.as_json:
+            _print_document(answer)
+        elif self.paths:
+            _print_paths(answer, embeddings)
+        else:
+            _print_table(answer, embeddings, pictures=self.pictures)
+
+
+def _print_document(answer: Answer) -> None:
     from ddclip_cli.console import print_json
 
-    found = [{"rank": hit.rank, "score": hit.score, "id": hit.object_id} for hit in hits]
-    print_json({"query": query, "hits": found})
+    found = []
+    for hit in answer.hits:
+        more = {"name": hit.name, "link": hit.link, "path": hit.path}
+        known = {key: value for key, value in more.items() if value is not None}
+        found.append({"rank": hit.rank, "score": hit.score, "id": hit.object_id, **known})
+    print_json({"query": answer.query, "hits": found})
 
 
-def _print_table(query: str, hits: Sequence) -> None:
+def _print_paths(answer: Answer, embeddings: ShapeEmbeddings) -> None:
+    from ddclip_cli.errors import UserError
+    from ddclip_cli.search.plain import one_line
+
+    for hit in answer.hits:
+        if hit.path is None:
+            raise UserError(
+                f"{embeddings.path} does not say from which file {one_line(hit.object_id)} came: "
+                "embed the meshes or pictures themselves, or give --metadata with a column 'path'"
+            )
+        print(hit.path)
+
+
+def _print_table(answer: Answer, embeddings: ShapeEmbeddings, *, pictures: bool) -> None:
+    import sys
+
     from ddclip_cli.console import print_table
     from ddclip_cli.search.plain import one_line
 
-    print(one_line(query))
-    print_table(["rank", "score", "id"], [[hit.rank, f"{hit.score:.4f}", one_line(hit.object_id)] for hit in hits])
+    print(one_line(answer.query))
+    if pictures and sys.stdout.isatty():
+        from ddclip_cli.search import terminal_pictures
+
+        how = terminal_pictures.protocol()
+        if how is not None:
+            print(terminal_pictures.strip(answer.hits, embeddings.thumbnail, how), end="")
+    if not answer.hits:
+        print("nothing was found")
+        return
+    columns = ["rank", "score", "id"] + [key for key in ("name", "link") if any(getattr(h, key) for h in answer.hits)]
+    rows = [
+        [hit.rank, f"{hit.score:.4f}", one_line(hit.object_id)]
+        + [one_line(getattr(hit, key) or "") for key in columns[3:]]
+        for hit in answer.hits
+    ]
+    print_table(columns, rows)
+
+
+def _prompt(
+    searcher: Searcher, show: _Show, top_k: int, min_score: float | None, unlike: tuple[str, ...], not_weight: float
+) -> None:
+    """Ask for texts until the input ends; a query that fails does not end it."""
+    from ddclip_cli import console
+    from ddclip_cli.errors import UserError
+    from ddclip_cli.search.prompt import lines
+    from ddclip_cli.search.query import Query
+
+    console.log(f"{len(searcher.embeddings)} objects; type what to find, Ctrl-D ends")
+    for text in lines():
+        query = Query(text=text, unlike=unlike, unlike_weight=not_weight)
+        try:
+            (answer,) = searcher.search([query], top_k=top_k, min_score=min_score)
+            show(answer, searcher.embeddings)
+        except UserError as error:
+            console.log(f"error: {error}")

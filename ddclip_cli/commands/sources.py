@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ddclip_cli.errors import UsageError
 from ddclip_cli.hub import OFFICIAL_CHECKPOINTS
 from ddclip_cli.recipe import Recipe, data_path
+from ddclip_cli.shipped import SAMPLE
 
 if TYPE_CHECKING:
     from ddclip_cli.model.multiview import MultiViewCLIP
@@ -33,6 +34,26 @@ def checkpoint_source(recipe: Recipe, checkpoint: str | None, data_dir: Path) ->
     return model_source(recipe.model.checkpoint, data_dir)
 
 
+def recorded_source(made_by: dict[str, Any], beside: Path, data_dir: Path) -> str | Path:
+    """The checkpoint that made the file `beside`, as its record names it: looked for where it was, from the folder of
+    the file, from the current one and in the data directory; as the record has it if it is nowhere.
+    """
+    name = str(made_by.get("checkpoint"))
+    if name in OFFICIAL_CHECKPOINTS or name.startswith(SAMPLE):
+        return model_source(name, data_dir)
+    candidates = [beside.parent / str(made_by.get("checkpoint_from_here", name)), Path(name), data_dir / name]
+    return next((path for path in candidates if path.exists()), model_source(name, Path()))
+
+
+def backbone_of(recipe: Recipe, source: str | Path, data_dir: Path) -> str | None:
+    """The backbone that the recipe describes for a checkpoint that cannot say it itself.
+
+    Folders and official checkpoints say what their backbone is; a .ckpt may have one that only a config describes.
+    """
+    described = recipe.model.backbone.endswith(".json") and Path(source).suffix == ".ckpt"
+    return str(data_path(recipe.model.backbone, data_dir)) if described else None
+
+
 def load_recipe_model(
     recipe: Recipe, checkpoint: str | None, data_dir: Path, device: str = "auto", precision: str = "auto"
 ) -> MultiViewCLIP:
@@ -40,10 +61,7 @@ def load_recipe_model(
     from ddclip_cli.model.checkpoints import load_model
 
     source = checkpoint_source(recipe, checkpoint, data_dir)
-    # Folders and official checkpoints say what their backbone is; a .ckpt may have one that only a config describes.
-    described = recipe.model.backbone.endswith(".json") and Path(source).suffix == ".ckpt"
-    backbone = str(data_path(recipe.model.backbone, data_dir)) if described else None
-    return load_model(source, backbone=backbone, device=device, precision=precision)
+    return load_model(source, backbone=backbone_of(recipe, source, data_dir), device=device, precision=precision)
 
 
 def load_recipe_backbone(

@@ -267,7 +267,7 @@ def _evaluation(recipe: Recipe, model: MultiViewCLIP, data_dir: Path) -> Evaluat
     """The recipe's evaluation at `eval.validation_views`; class features are fixed, as the text tower never learns."""
     from ddclip_cli.data.labels import read_labels
     from ddclip_cli.data.view_store import ViewStore
-    from ddclip_cli.evaluation.class_features import make_class_features, read_class_features
+    from ddclip_cli.evaluation.class_features import class_features
     from ddclip_cli.evaluation.zero_shot import evaluate
     from ddclip_cli.recipe import data_path
 
@@ -279,13 +279,11 @@ def _evaluation(recipe: Recipe, model: MultiViewCLIP, data_dir: Path) -> Evaluat
             f"eval.validation_views is {num_views} but {store.path} has {store.num_views} views an object: lower it"
         )
     labels = read_labels(data_path(ev.labels, data_dir))
-    if ev.class_features is None:
-        class_features = make_class_features(model, labels.class_names, ev.templates)
-    else:
-        class_features = read_class_features(data_path(ev.class_features, data_dir))
+    named = None if ev.class_features is None else data_path(ev.class_features, data_dir)
+    features, _ = class_features(named, labels, model, ev.templates)
 
     def run(network: MultiViewCLIP) -> dict:
-        report = evaluate(network, store, labels, class_features, views=[num_views], seed=ev.seed, crop=ev.crop)
+        report = evaluate(network, store, labels, features, views=[num_views], seed=ev.seed, crop=ev.crop)
         return {"num_views": num_views, "objects": report["objects"], **report["views"][num_views]}
 
     return run

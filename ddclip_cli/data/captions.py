@@ -31,6 +31,21 @@ def read_captions(path: str | Path) -> dict[str, Captions]:
     }
 
 
+def read_view_captions(path: str | Path, num_views: int) -> dict[str, list[str]]:
+    """Read `{object_id: [caption of view 0, ...]}`, as the reference has them for MVImgNet; a `.gz` is unpacked.
+
+    Raises:
+        UserError: the file is missing, no JSON, or an object has not one caption for every view.
+    """
+    captions = read_json_dict(path, "captions of the views")
+    for object_id, texts in captions.items():
+        if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise UserError(f"{path}: object {object_id!r} has {str(texts)[:40]}: it must be a list of captions")
+        if len(texts) != num_views:
+            raise UserError(f"{path}: object {object_id!r} has {len(texts)} captions for {num_views} views")
+    return captions
+
+
 def _captions(entry: Any, where: str) -> Captions:
     if not isinstance(entry, dict):
         entry = {"text": entry}

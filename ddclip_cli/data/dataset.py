@@ -38,16 +38,12 @@ class ImageTargetReader(Protocol):
 class TextTargetReader(Protocol):
     """What is asked of text targets (`data.text_targets.TextTargets`)."""
 
-    @property
-    def ids(self) -> Sequence[str]: ...
+    def lacking(self, object_ids: Sequence[str]) -> list[str]: ...
     def draw(self, object_ids: Sequence[str], rng: np.random.Generator) -> np.ndarray: ...
 
 
 class PerViewTextTargetReader(ImageTargetReader, Protocol):
     """What is asked of text targets that every view has its own of (`data.targets.PerViewTextTargets`)."""
-
-    @property
-    def ids(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,7 @@ class TrainingData:
         self._places = slice(number * (batch_size // parts), (number + 1) * (batch_size // parts))
         self._rows = self.store.rows(self.object_ids)
         self._target_rows = self.image_targets.rows(self.object_ids)
-        self._refuse_what_does_not_fit(set(texts.ids))
+        self._refuse_what_does_not_fit()
         self._text_rows = self._per_view.rows(self.object_ids) if self._per_view else None
 
     @property
@@ -162,7 +158,7 @@ class TrainingData:
         assert self._text_rows is not None
         return self._per_view.read(self._text_rows[objects], views)
 
-    def _refuse_what_does_not_fit(self, with_text: set[str]) -> None:
+    def _refuse_what_does_not_fit(self) -> None:
         stored, (fewest, most) = self.store.num_views, self.num_views
         if len(self.object_ids) < self.batch_size:
             raise UserError(
@@ -184,7 +180,7 @@ class TrainingData:
                 f"the text targets have {self._per_view.num_views} views an object and the store {stored}: "
                 "make them for the views of this store"
             )
-        missing = [object_id for object_id in self.object_ids if object_id not in with_text]
+        missing = self._drawn.lacking(self.object_ids) if self._drawn else []  # the others' rows say it themselves
         if missing:
             raise UserError(
                 f"{len(missing)} of {len(self.object_ids)} objects have no text target: {some(missing)}; "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,6 +56,15 @@ def local_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     return dataset
 
 
+def made_by(file: h5py.File) -> dict[str, Any] | None:
+    """What an open file of ours says of its making; None in files of the reference and of others."""
+    try:
+        record = json.loads(file.attrs["made_by"])
+    except (KeyError, TypeError, ValueError, RecursionError, OSError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
 def read_whole(dataset: h5py.Dataset) -> np.ndarray:
     """All values of a list in an open file, ids or numbers of up to 8 bytes, if the file can hold so many."""
     path = dataset.file.filename
@@ -71,24 +82,30 @@ class StoredArray:
     Safe to hand to other processes: nothing open goes through a fork or a pickle.
     """
 
-    def __init__(self, path: str | Path, name: str, *, axes: Sequence[str], dtype: str) -> None:
+    def __init__(
+        self, path: str | Path, name: str, *, axes: Sequence[str], dtype: str, is_sparse: bool = False
+    ) -> None:
         """Check the dataset `name`: it must have these `axes` (their names serve the error) and a dtype of that kind.
 
         Args:
-            dtype: "uint8" for exactly that, "float" for 2- or 4-byte floats.
+            dtype: the name of exactly that dtype, "float" for floats of 2 or 4 bytes, "bytes" for texts of one length.
+            is_sparse: few small rows of many will be read: each by itself, for a map would pull in its surroundings.
         """
         self.path, self.name = Path(path), name
         with opened(path) as file:
             dataset = local_dataset(file, name)
             self.shape: tuple[int, ...] = dataset.shape or ()
             self.dtype = dataset.dtype
-            fits = self.dtype == np.uint8 if dtype == "uint8" else self.dtype in (np.float16, np.float32)
-            if len(self.shape) != len(axes) or 0 in self.shape or not fits:
+            fits = {"float": self.dtype in (np.float16, np.float32), "bytes": self.dtype.kind == "S"}
+            if len(self.shape) != len(axes) or 0 in self.shape or not fits.get(dtype, self.dtype == dtype):
                 raise UserError(
                     f"{path}: dataset {name!r} is {self.shape} {self.dtype}: it must be ({', '.join(axes)}) {dtype}"
                 )
             self._offset = _offset(dataset)
+        self._is_sparse = is_sparse and hasattr(os, "pread")
         self._map: np.ndarray | None = None
+        self._map_start = 0
+        """Bytes of the mapped memory before the first row."""
         self._file: tuple[int, h5py.File] | None = None
 
     def __len__(self) -> int:
@@ -102,18 +119,63 @@ class StoredArray:
         rows = _checked(rows, self.shape[0], f"{self.path}: row")
         if columns is not None:
             columns = _checked(columns, self.shape[1], f"{self.path}: view")
-        if self._offset is None:
+        if not self.is_mapped:
             return self._read_by_h5py(rows, columns)
-        if self._map is None:
-            self._map = np.memmap(self.path, self.dtype, "r", self._offset, self.shape)
-        taken = self._map[rows] if columns is None else self._map[rows[:, None], columns]
+        if self._is_sparse and columns is None:
+            return self._read_rows(rows)
+        taken = self._mapped[rows] if columns is None else self._mapped[rows[:, None], columns]
         return np.asarray(taken)
+
+    def _read_rows(self, rows: np.ndarray) -> np.ndarray:
+        size = math.prod(self.shape[1:]) * self.dtype.itemsize
+        with open(self.path, "rb", buffering=0) as file:
+            data = [os.pread(file.fileno(), size, (self._offset or 0) + int(row) * size) for row in rows]
+        return np.frombuffer(bytearray().join(data), self.dtype).reshape(len(rows), *self.shape[1:])
+
+    def read_slice(self, start: int, stop: int) -> np.ndarray:
+        """Copy rows `start` to `stop` - 1 -> (stop - start, ...)."""
+        if self.is_mapped:
+            return np.array(self._mapped[start:stop])
+        try:
+            return self._dataset[start:stop]
+        except OSError:
+            raise _damaged(self.path, self.name) from None
+
+    def span(self, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop` - 1: a view of the file where it is mapped, which costs no copy, else `read_slice`."""
+        return np.asarray(self._mapped[start:stop]) if self.is_mapped else self.read_slice(start, stop)
+
+    def release(self, start: int, stop: int) -> None:
+        """Give back the memory that these mapped rows took; their next reader maps them again from the cache."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            row = self._map.nbytes // len(self._map)
+            first, last = (self._map_start + place * row for place in (start, stop))
+            first, last = first // mmap.PAGESIZE * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE
+            if last > first:
+                self._map._mmap.madvise(mmap.MADV_DONTNEED, first, last - first)  # type: ignore[attr-defined]
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the file is read through a memory map: it lies there in one piece, not chunked or compressed."""
+        return self._offset is not None
+
+    @property
+    def _mapped(self) -> np.ndarray:
+        if self._map is None:
+            self._map = np.memmap(self.path, self.dtype, "r", self._offset or 0, self.shape)
+            self._map_start = (self._offset or 0) % mmap.ALLOCATIONGRANULARITY  # numpy maps from a boundary on
+        return self._map
+
+    @property
+    def _dataset(self) -> h5py.Dataset:
+        """Opened anew in every process: a handle does not survive a fork."""
+        if self._file is None or self._file[0] != os.getpid():
+            self._file = (os.getpid(), h5py.File(self.path, "r"))
+        return self._file[1][self.name]
 
     def _read_by_h5py(self, rows: np.ndarray, columns: np.ndarray | None) -> np.ndarray:
         """The way for compressed or chunked files, which have no place to map."""
-        if self._file is None or self._file[0] != os.getpid():
-            self._file = (os.getpid(), h5py.File(self.path, "r"))
-        dataset = self._file[1][self.name]
+        dataset = self._dataset
         try:
             taken = np.empty((len(rows), *self.shape[1:]), self.dtype)
             for place, row in enumerate(rows):

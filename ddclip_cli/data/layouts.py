@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class Layout:
     """Root -> (object_id, folder of its pictures), in no promised order."""
     views: Callable[[Path, int], list[Path]]
     """Folder, F -> F picture files; raises TooFewViewsError."""
-    read: Callable[[Path, int], np.ndarray]
+    read: Callable[[Path | BinaryIO, int], np.ndarray]
     """Picture file, size -> (3, size, size) uint8."""
     leaves_out_short: bool = False
     """An object with fewer views than asked for is left out, and is no error."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -35,7 +36,7 @@ def read_ids(path: str | Path, ids: str | Path | None = None, *, count: int | No
     with opened(path) as file:
         if file.get("ids", getlink=True) is not None:
             return _stored_ids(path, local_dataset(file, "ids"), count)
-    for candidate in _names_of_rows(path):
+    for candidate in names_of_rows(path):
         if candidate.is_file():
             return _read_rows(candidate, count)
     raise UserError(f"{path} does not say which object a row holds: give its JSON of rows with --ids")
@@ -91,6 +92,11 @@ class RowOf:
         return np.array([self._row[object_id] for object_id in wanted], dtype=np.int64)
 
 
+def digest(ids: Iterable[str]) -> str:
+    """A short name for exactly these ids in this order."""
+    return hashlib.sha256("\0".join(ids).encode()).hexdigest()
+
+
 def rows_file(store: str | Path) -> Path:
     """`<stem>_model_to_idx.json` beside a store."""
     return Path(store).with_name(f"{Path(store).stem}_model_to_idx.json")
@@ -101,7 +107,7 @@ def write_rows(path: Path, ids: Sequence[str]) -> None:
     path.write_text(json.dumps({object_id: row for row, object_id in enumerate(ids)}), encoding="utf-8")
 
 
-def _names_of_rows(path: Path) -> list[Path]:
+def names_of_rows(path: Path) -> list[Path]:
     """Where the rows of `path` may stand, best first; the last two are the reference's names."""
     names = [rows_file(path)]
     store = re.fullmatch(r"((?:.*_)?)mv_images|(.+_)images", path.stem)

@@ -1,22 +1,20 @@
-"""Pack folders of pictures into one view store, in the reference's format and byte for byte."""
+"""Pack pictures of objects into one view store, in the reference's format and byte for byte."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ddclip_cli import files
-from ddclip_cli.console import log, progress_bar, warn
-from ddclip_cli.data.hdf5 import opened
-from ddclip_cli.data.hdf5_output import NewFile, check_space, create_contiguous, create_ids, creating
-from ddclip_cli.data.layouts import LAYOUTS, Layout, TooFewViewsError, detect
-from ddclip_cli.data.object_ids import read_id_list, rows_file, write_rows
+from ddclip_cli.console import progress_bar, warn
+from ddclip_cli.data.codecs import RAW
+from ddclip_cli.data.convert import stored_objects
+from ddclip_cli.data.layouts import Layout
+from ddclip_cli.data.object_ids import digest, read_id_list, read_ids
+from ddclip_cli.data.pack_sources import Pictures, Source, open_source, read_views
+from ddclip_cli.data.store_writer import StoreForm, StoreWriter, writing_store
 from ddclip_cli.data.view_store import ViewStore
 from ddclip_cli.errors import UsageError, UserError, some
 from ddclip_cli.ordered_pool import in_order
@@ -43,183 +41,151 @@ def pack_store(
     supplement_ids: str | Path | None = None,
     num_views: int = 12,
     image_size: int = 224,
+    codec: str = RAW,
     jobs: int = 1,
     on_error: str = "fail",
     recipe: dict[str, Any] | None = None,
     force: bool = False,
 ) -> Packed:
-    """Write `out`: `imgs` (N, F, 3, S, S) uint8, contiguous, and `ids`; beside it `<stem>_model_to_idx.json`.
+    """Write `out`: the views of every object and `ids`; beside it `<stem>_model_to_idx.json`.
 
-    The attribute `made_by` of `out` is a JSON object of the layout and the `recipe`.
+    With codec "raw" the views are `imgs` (N, F, 3, S, S) uint8, contiguous, as the reference has them; with another
+    each is encoded (see `EncodedViews`). The attribute `made_by` is a JSON object of the layout and the `recipe`. A run
+    that was ended goes on where it was.
 
     Args:
-        source: a folder laid out as one of `LAYOUTS`; "auto" tells which.
-        ids: the objects to pack, in order (see `read_id_list`); None: all of `source`, sorted, then the supplement's.
+        source: a folder laid out as one of `LAYOUTS`, or an archive of Zero123's; "auto" tells which.
+        ids: the objects to pack, in order (see `read_id_list`); None: all of `source`, sorted (of an archive: in its
+            order), then the supplement's.
         supplement: a view store whose objects join; an object of both comes from the supplement.
+        codec: one of `CODECS`.
         jobs: processes that decode pictures.
-        on_error: "fail" tries all objects, names the bad ones and writes nothing; "skip" leaves them out.
+        on_error: "fail" tries all objects and names the bad ones, the others are kept for the next run; "skip" leaves
+            them out.
         recipe: the sections that the options came from.
 
     Raises:
         UserError: nothing to pack, objects that are missing or unreadable, no space, or `out` exists without `force`.
     """
-    source, out = Path(source), Path(out)
-    rows_path = rows_file(out)
-    for path in (out, rows_path):
-        files.refuse_existing(path, force=force)
-    objects = _Objects(source, layout, supplement, supplement_ids, num_views, image_size)
-    chosen = read_id_list(ids) if ids is not None else objects.all_ids()
-    skipped = objects.missing(chosen)
-    if skipped and on_error == "fail":
+    form, out = StoreForm(num_views, image_size, codec), Path(out)
+    if supplement is None and supplement_ids is not None:
+        raise UsageError(f"{supplement_ids} gives the rows of no supplement: name the store too, with --supplement")
+    extra = None if supplement is None else _open_supplement(supplement, supplement_ids, form)
+    extra_row = {} if extra is None else {object_id: row for row, object_id in enumerate(extra.ids)}
+    found = open_source(Path(source), layout, num_views, extra_row)
+    chosen = read_id_list(ids) if ids is not None else _all_ids(found, extra_row)
+    missing = {i: why for i in chosen or () if i not in extra_row and (why := found.why_missing(i))}
+    if missing and on_error == "fail":
         raise UserError(
-            f"{len(skipped)} of the {len(chosen)} objects of {ids} are not there: {some(list(skipped))}; "
+            f"{len(missing)} of the {len(chosen or ())} objects of {ids} are not there: {some(list(missing))}; "
             f"bring them to {source}, or leave them out with --on-error skip"
         )
-    for object_id, reason in skipped.items():
+    for object_id, reason in missing.items():
         warn(f"{object_id}: {reason}: skipped")
-    here = [object_id for object_id in chosen if object_id not in skipped]
-    files.remove_leftovers(out.parent, (out.name, rows_path.name))
-    check_space(out, len(here) * num_views * 3 * image_size**2)
-
-    # The store gets its name first: it has its ids inside, and rows without it would be refused as another's.
-    with files.writing(rows_path) as unfinished_rows, files.writing(out) as unfinished:
-        with creating(unfinished, out) as file:
-            file.attrs["made_by"] = json.dumps({"layout": objects.layout.name, "recipe": recipe})
-            shape = (num_views, 3, image_size, image_size)
-            packed, failed = _write_views(file, here, objects.views(here, jobs), shape)
-            if failed and on_error == "fail":
-                raise UserError(
-                    f"{len(failed)} of {len(chosen)} objects could not be packed, for the reasons above: "
-                    f"{some(list(failed))}; mend them, or leave them out with --on-error skip"
-                )
-            if not packed:
-                raise UserError(f"none of the {len(chosen)} objects of {source} could be packed: nothing was written")
-            create_ids(file, packed)
-        if failed:
-            _shorten(unfinished, out, packed)
-        write_rows(unfinished_rows, packed)
-    return Packed(objects.layout.name, packed, skipped | failed)
+    wanted = None if chosen is None else dict.fromkeys(i for i in chosen if i not in missing)
+    job = {
+        "source": [str(found.path.resolve()), found.layout.name],
+        "form": [num_views, image_size, codec],
+        "objects": None if wanted is None else digest(wanted),
+        "supplement": None if extra is None else [str(extra.path.resolve()), digest(extra.ids)],
+    }
+    failed: dict[str, str] = {}
+    with writing_store(out, job, form, wanted, force=force) as writer:
+        if writer is not None:
+            failed = _Packing(writer, found, extra, extra_row, wanted, jobs).run(on_error)
+            writer.finish({"layout": found.layout.name, "recipe": recipe})
+    return Packed(found.layout.name, read_ids(out), missing | failed)
 
 
-class _Objects:
-    """The objects of a source folder and of its supplement."""
-
-    def __init__(
-        self,
-        source: Path,
-        layout: str,
-        supplement: str | Path | None,
-        supplement_ids: str | Path | None,
-        num_views: int,
-        image_size: int,
-    ) -> None:
-        if layout != "auto" and layout not in LAYOUTS:
-            raise UsageError(f"layout {layout!r} is unknown: choose auto, {', '.join(LAYOUTS)}")
-        if supplement is None and supplement_ids is not None:
-            raise UsageError(f"{supplement_ids} gives the rows of no supplement: name the store too, with --supplement")
-        self.source, self.num_views, self.image_size = source, num_views, image_size
-        detected = detect(source)  # says what is wrong with a folder, even if the layout is known
-        self.layout = detected if layout == "auto" else LAYOUTS[layout]
-        self.folders = self._find_folders()
-        self.supplement = _open_supplement(supplement, supplement_ids, num_views, image_size) if supplement else None
-        self.supplement_row = {i: row for row, i in enumerate(self.supplement.ids)} if self.supplement else {}
-
-    def _find_folders(self) -> dict[str, Path]:
-        folders: dict[str, Path] = {}
-        for object_id, folder in self.layout.objects(self.source):
-            if object_id in folders:
-                raise UserError(f"{folders[object_id]} and {folder} are both object {object_id!r}: keep one of them")
-            folders[object_id] = folder
-        return folders
-
-    def all_ids(self) -> list[str]:
-        """Sorted ids of the folder, less those that its layout leaves out, then the supplement's in their order."""
-        found = sorted(object_id for object_id in self.folders if object_id not in self.supplement_row)
-        if self.layout.leaves_out_short:
-            short = {object_id for object_id in found if self._is_short(self.folders[object_id])}
-            if short:
-                log(f"left out {len(short)} objects with fewer than {self.num_views} pictures: {some(sorted(short))}")
-            found = [object_id for object_id in found if object_id not in short]
-        if not found and not self.supplement_row:
-            raise UserError(f"{self.source} holds no object of layout {self.layout.name}: choose another --layout")
-        return found + list(self.supplement_row)
-
-    def _is_short(self, folder: Path) -> bool:
-        try:
-            self.layout.views(folder, self.num_views)
-        except TooFewViewsError:
-            return True
-        return False
-
-    def missing(self, object_ids: Sequence[str]) -> dict[str, str]:
-        reason = f"not in {self.source}" + ("" if self.supplement is None else " nor in the supplement")
-        return {i: reason for i in object_ids if i not in self.folders and i not in self.supplement_row}
-
-    def views(self, object_ids: Sequence[str], jobs: int) -> Iterator[np.ndarray | str]:
-        """Of every object in order: its views (F, 3, S, S) uint8, or why there are none."""
-        read = partial(_read_views, layout=self.layout, num_views=self.num_views, image_size=self.image_size)
-        folders = [self.folders[object_id] for object_id in object_ids if object_id not in self.supplement_row]
-        from_folders = in_order(read, folders, jobs=jobs)
-        for object_id in object_ids:
-            if self.supplement is not None and object_id in self.supplement_row:
-                yield self.supplement.read([self.supplement_row[object_id]], np.arange(self.num_views))[0]
-            else:
-                yield next(from_folders)
+def _all_ids(source: Source, extra: Collection[str]) -> list[str] | None:
+    own = source.ids()
+    return None if own is None else [*own, *extra]
 
 
-def _read_views(folder: Path, *, layout: Layout, num_views: int, image_size: int) -> np.ndarray | str:
-    """Views of one object (F, 3, S, S) uint8, or why they cannot be read. Runs in a worker process."""
-    views = np.empty((num_views, 3, image_size, image_size), np.uint8)
-    try:
-        for view, file in enumerate(layout.views(folder, num_views)):
-            try:
-                views[view] = layout.read(file, image_size)
-            except Exception as error:  # PIL raises whatever a decoder comes upon in a broken file
-                reason = str(error).split("\n")[0].replace(f" {str(file)!r}", "")
-                return f"{file.name} cannot be read ({reason or type(error).__name__})"
-    except TooFewViewsError as error:
-        return str(error)
-    except OSError as error:
-        return f"its folder cannot be read ({error.strerror})"
-    return views
-
-
-def _open_supplement(path: str | Path, ids: str | Path | None, num_views: int, image_size: int) -> ViewStore:
+def _open_supplement(path: str | Path, ids: str | Path | None, form: StoreForm) -> ViewStore:
     store = ViewStore(path, ids)
-    if store.num_views < num_views or store.image_size != image_size:
+    if store.num_views < form.num_views or store.image_size != form.image_size:
         raise UserError(
-            f"{path} has {store.num_views} views of {store.image_size} pixels an object, not {num_views} of "
-            f"{image_size}: choose --num-views and --size to fit the supplement"
+            f"{path} has {store.num_views} views of {store.image_size} pixels an object, not {form.num_views} of "
+            f"{form.image_size}: choose --num-views and --size to fit the supplement"
         )
     return store
 
 
-def _write_views(
-    file: NewFile, object_ids: Sequence[str], results: Iterator[np.ndarray | str], shape: tuple[int, ...]
-) -> tuple[list[str], dict[str, str]]:
-    """Write the views that there are to `imgs`, row after row -> (ids by row, {id: reason} of the others)."""
-    packed: list[str] = []
-    failed: dict[str, str] = {}
-    imgs = create_contiguous(file, "imgs", (len(object_ids), *shape), np.uint8)
-    with progress_bar(total=len(object_ids), label="pack") as bar:
-        for object_id, views in zip(object_ids, results, strict=True):
-            if isinstance(views, str):
-                failed[object_id] = views
-                warn(f"{object_id}: {views}")
+@dataclass
+class _Packing:
+    """One run over the objects that a store still lacks."""
+
+    writer: StoreWriter
+    source: Source
+    extra: ViewStore | None
+    extra_row: dict[str, int]
+    wanted: dict[str, None] | None
+    """None: all of the source, as they come, then the supplement's."""
+    jobs: int
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def run(self, on_error: str) -> dict[str, str]:
+        """Pack what can be packed -> {id: reason} of the others; UserError about them unless they may be skipped."""
+        total = None if self.wanted is None else len(self.wanted)
+        if not self.writer.is_closed:
+            with progress_bar(total=total, done=len(self.writer.done), label="pack") as bar:
+                self._pack_source(bar)
+                self._pack_supplement(bar)
+        self._note_what_never_came()
+        if (on_error == "fail" and (self.failed or self.source.trouble)) or not self.writer.done:
+            raise self._failure(on_error)
+        return self.failed
+
+    def _pack_source(self, bar: Any) -> None:
+        wanted = None if self.wanted is None else {i: None for i in self.wanted if i not in self.extra_row}
+        done = self.writer.done.keys() | self.extra_row.keys()
+        encode = partial(_read_and_encode, layout=self.source.layout, form=self.writer.form)
+        for object_id, pieces in in_order(encode, self.source.pictures(wanted, done), jobs=self.jobs):
+            if isinstance(pieces, str):
+                self.failed[object_id] = pieces
+                warn(f"{object_id}: {pieces}")
             else:
-                imgs[len(packed)] = views
-                file.check()
-                packed.append(object_id)
+                self.writer.add(object_id, pieces)
             bar.update()
-    return packed, failed
+
+    def _pack_supplement(self, bar: Any) -> None:
+        if self.extra is None:
+            return
+        objects = self.extra_row if self.wanted is None else [i for i in self.wanted if i in self.extra_row]
+        lacking = {i: self.extra_row[i] for i in objects if i not in self.writer.done}
+        stored = stored_objects(self.extra, lacking.values(), self.writer.form, self.jobs)
+        for object_id, pieces in zip(lacking, stored, strict=True):
+            self.writer.add(object_id, pieces)
+            bar.update()
+
+    def _note_what_never_came(self) -> None:
+        if self.source.trouble is not None and self.wanted is None:
+            warn(self.source.trouble)
+        reason = self.source.trouble or f"not in {self.source.path}"
+        never = [i for i in self.wanted or () if i not in self.writer.done and i not in self.failed]
+        if never:
+            warn(f"{len(never)} objects never came: {some(never)}: {reason}")
+        self.failed |= dict.fromkeys(never, reason)
+
+    def _failure(self, on_error: str) -> UserError:
+        done, source = len(self.writer.done), self.source
+        total = done + len(self.failed)
+        if source.trouble is not None:
+            return UserError(
+                f"{source.trouble}, after {done} objects, which are kept: bring the whole archive and run this again, "
+                "or finish the store without the rest with --on-error skip"
+            )
+        if on_error == "fail":
+            return UserError(
+                f"{len(self.failed)} of {total} objects could not be packed, for the reasons above: "
+                f"{some(list(self.failed))}; mend them, or leave them out with --on-error skip"
+            )
+        return UserError(f"none of the {total} objects of {source.path} could be packed: nothing was written")
 
 
-def _shorten(unfinished: Path, out: Path, packed: Sequence[str]) -> None:
-    """Keep the rows that were filled: a contiguous dataset cannot shrink in its place."""
-    with files.writing(unfinished) as shorter, opened(unfinished) as old, creating(shorter, out) as new:
-        new.attrs["made_by"] = old.attrs["made_by"]
-        imgs = create_contiguous(new, "imgs", (len(packed), *old["imgs"].shape[1:]), np.uint8)
-        for row in range(len(packed)):
-            imgs[row] = old["imgs"][row]
-            new.check()
-        create_ids(new, packed)
+def _read_and_encode(task: tuple[str, Pictures], *, layout: Layout, form: StoreForm) -> tuple[str, list[bytes] | str]:
+    """Runs in a worker process."""
+    object_id, pictures = task
+    views = read_views(pictures, layout, form.num_views, form.image_size)
+    return object_id, views if isinstance(views, str) else form.keep(views)

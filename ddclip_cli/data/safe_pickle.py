@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -70,23 +72,29 @@ class _Reconstruct:
         return Array()
 
 
-class _RefusedError(pickle.UnpicklingError):
-    pass
+class CannotStreamError(Exception):
+    """A pickle refers to something that its reader forgot: only reading it whole will do."""
+
+
+class RefusedError(pickle.UnpicklingError):
+    """A pickle asks for what might run something."""
+
+
+def allowed(module: Any, name: Any) -> tuple[str, str]:
+    """The name that a pickle asks for, if it is one of the three that numpy's arrays need; RefusedError for others."""
+    is_numpy = (module, name) in (("numpy", "ndarray"), ("numpy", "dtype"))
+    if not is_numpy and (module not in ("numpy.core.multiarray", "numpy._core.multiarray") or name != "_reconstruct"):
+        raise RefusedError(f"{module}.{name}")
+    return module, name
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        match module, name:
-            case ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct"):
-                return _Reconstruct()
-            case ("numpy", "ndarray"):
-                return Array
-            case ("numpy", "dtype"):
-                return Dtype
-        raise _RefusedError(f"{module}.{name}")
+        allowed(module, name)
+        return {"ndarray": Array, "dtype": Dtype, "_reconstruct": _Reconstruct()}[name]
 
     def persistent_load(self, pid: Any) -> Any:
-        raise _RefusedError("an object from outside the file")
+        raise RefusedError("an object from outside the file")
 
 
 def read_pickled_dict(path: str | Path) -> dict[Any, Any]:
@@ -95,6 +103,16 @@ def read_pickled_dict(path: str | Path) -> dict[Any, Any]:
     Raises:
         UserError: the file is missing, damaged, not of that form, or asks for anything but numpy arrays.
     """
+    with reading_pickle(path) as file:
+        document = _Unpickler(file).load().value.item()
+    if not isinstance(document, dict):
+        raise UserError(f"{path} holds a pickled {type(document).__name__}: it must be a dict of features")
+    return document
+
+
+@contextmanager
+def reading_pickle(path: str | Path) -> Iterator[BinaryIO]:
+    """Yield the file `path`, of `np.save`, at the start of its pickle; every error of the block is one sentence."""
     try:
         with open(path, "rb") as file:
             major, _ = np.lib.format.read_magic(file)
@@ -102,12 +120,14 @@ def read_pickled_dict(path: str | Path) -> dict[Any, Any]:
             shape, _, dtype = read_header(file)
             if shape != () or dtype != np.dtype(object):
                 raise UserError(f"{path} is a plain array {shape} {dtype}: give a pickled dict of features")
-            document = _Unpickler(file).load().value.item()
+            yield file
     except (UserError, FileNotFoundError, PermissionError, IsADirectoryError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} cannot be opened ({error.strerror}): check the path") from None
-    except _RefusedError as error:
+    except CannotStreamError:
+        raise
+    except RefusedError as error:
         raise UserError(
             f"{path} wants to load {str(error)[:80]}, which could run a program: refused, take the file from elsewhere"
         ) from None
@@ -116,6 +136,3 @@ def read_pickled_dict(path: str | Path) -> dict[Any, Any]:
             f"{path} is no pickled dict of numpy arrays, or a damaged one ({type(error).__name__}: {str(error)[:60]}): "
             "fetch or make it again"
         ) from None
-    if not isinstance(document, dict):
-        raise UserError(f"{path} holds a pickled {type(document).__name__}: it must be a dict of features")
-    return document

@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
+from ddclip_cli.console import log
 from ddclip_cli.data.captions import KINDS
-from ddclip_cli.data.hdf5 import StoredArray, local_dataset, opened, read_whole
-from ddclip_cli.data.object_ids import RowOf, read_ids
-from ddclip_cli.data.safe_pickle import Array, read_pickled_dict
+from ddclip_cli.data.hdf5 import StoredArray
+from ddclip_cli.data.hdf5_output import create_contiguous
+from ddclip_cli.data.id_index import IdIndex, create_id_index
+from ddclip_cli.data.safe_pickle import CannotStreamError
+from ddclip_cli.data.text_pickle import Entry, text_entries, whole_text_entries
 from ddclip_cli.errors import UserError
 
 TEXT, BLIP, MSFT, RETRIEVAL = range(len(KINDS))
-REFERENCE_KEYS = ("text_feat", "blip_caption_feat", "msft_caption_feat", "retrieval_text_feat")
-"""The reference's names of the kinds, in the order of `KINDS`."""
+CHECKED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """The features of all objects in one row of rows: object i has rows offsets[i] to offsets[i + 1] - 1."""
+    """The features of all objects in one row of rows: object i has rows offset i to offset i + 1 - 1."""
 
-    ids: list[str]
+    index: IdIndex
     read: Callable[[np.ndarray], np.ndarray]
     """Rows (B,) -> features (B, E), un-normalised."""
-    kind: np.ndarray
-    """(T,) uint8, a place in `KINDS`."""
-    offsets: np.ndarray
-    """(N + 1,) int64"""
+    kinds: Callable[[int, int], np.ndarray]
+    """Rows start to stop - 1 -> uint8, places in `KINDS`."""
+    offsets: Callable[[np.ndarray], np.ndarray]
+    """Objects (B,) -> (B,) int64"""
 
 
 class TextTargets:
-    """Draws a text feature an object, from a file of `encode_targets` (.h5) or the reference's pickled .npy.
+    """Draws a text feature an object, from a file of `encode_targets` or `convert_text` (.h5), or the reference's .npy.
 
-    The former is mapped and takes no memory; the latter is loaded whole.
+    The former stay on the disk, names included, and take no memory whatever their size; the latter is loaded whole.
 
     Raises:
         UserError: the file is missing, damaged or of another form, or its pickle asks for more than arrays.
@@ -45,24 +49,24 @@ class TextTargets:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._features = _read_npy(self.path) if self.path.suffix == ".npy" else _read_h5(self.path)
-        self._row_of = RowOf(self._features.ids, self.path)
 
-    @property
-    def ids(self) -> list[str]:
-        return self._features.ids
+    def lacking(self, object_ids: Iterable[str]) -> list[str]:
+        """Those of the objects that have no text feature."""
+        return self._features.index.lacking(object_ids)
 
     def draw(self, object_ids: Sequence[str], rng: np.random.Generator) -> np.ndarray:
         """One text feature of each object -> (B, E) float32, un-normalised; nothing but `rng` decides which.
 
         Every object uses up four numbers of `rng`: its draw depends on its place, not on the others' captions.
         """
-        kind, offsets = self._features.kind, self._features.offsets
-        rows = self._row_of(object_ids)
+        features = self._features
+        rows = features.index.rows(object_ids, self.path)
+        starts, ends = features.offsets(rows), features.offsets(rows + 1)
         chosen = [
-            start + choose_caption(kind[start:end], uniform)
-            for start, end, uniform in zip(offsets[rows], offsets[rows + 1], rng.random((len(rows), 4)), strict=True)
+            start + choose_caption(features.kinds(start, end), uniform)
+            for start, end, uniform in zip(starts, ends, rng.random((len(rows), 4)), strict=True)
         ]
-        return self._features.read(np.array(chosen, dtype=np.int64)).astype(np.float32)
+        return features.read(np.array(chosen, dtype=np.int64)).astype(np.float32)
 
 
 def choose_caption(kinds: np.ndarray, uniform: np.ndarray) -> int:
@@ -87,57 +91,58 @@ def _pick(items: Any, uniform: float) -> int:
     return int(items[int(uniform * len(items))])
 
 
+def create_captions(file: h5py.File, ids: Sequence[str], counts: Sequence[int], kinds: Any, path: Path) -> None:
+    """What belongs to the dataset `features` (T, E): `kind` (T,) uint8, `offsets` (N + 1,) int64, and the ids.
+
+    Args:
+        counts: captions of every object.
+        kinds: the kind of every caption, a buffer of uint8.
+        path: where the ids come from (see `create_id_index`).
+    """
+    offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    create_contiguous(file, "offsets", offsets.shape, np.int64)[:] = offsets
+    create_contiguous(file, "kind", (int(offsets[-1]),), np.uint8)[:] = np.frombuffer(kinds, np.uint8)
+    create_id_index(file, ids, path)
+
+
 def _read_h5(path: Path) -> TextFeatures:
-    features = StoredArray(path, "features", axes=("texts", "width"), dtype="float")
-    with opened(path) as file:
-        kind, offsets = local_dataset(file, "kind"), local_dataset(file, "offsets")
-        if kind.shape != (len(features),) or kind.dtype != np.uint8:
-            raise UserError(f"{path}: dataset 'kind' is {kind.shape} {kind.dtype}: it must be ({len(features)},) uint8")
-        if offsets.ndim != 1 or offsets.dtype != np.int64 or not 1 < offsets.shape[0] <= len(features) + 1:
-            form = f"{offsets.shape} {offsets.dtype}"
-            raise UserError(f"{path}: dataset 'offsets' is {form}: it must be (objects + 1,) int64")
-        kinds, starts = read_whole(kind), read_whole(offsets)
-    if starts[0] != 0 or starts[-1] != len(features) or (np.diff(starts) < 1).any() or kinds.max() >= len(KINDS):
+    features = StoredArray(path, "features", axes=("texts", "width"), dtype="float", is_sparse=True)
+    kind = StoredArray(path, "kind", axes=("texts",), dtype="uint8")
+    offsets = StoredArray(path, "offsets", axes=("objects + 1",), dtype="int64")
+    if len(kind) != len(features) or not 1 < len(offsets) <= len(features) + 1:
         raise UserError(f"{path}: 'offsets' or 'kind' do not fit the {len(features)} features: make the file again")
-    ids = read_ids(path, count=len(starts) - 1)
-    return TextFeatures(ids, features.read, kinds, starts)
+    blocks = zip(_blocks(offsets), _blocks(kind), strict=False)
+    if any((np.diff(starts) < 1).any() or kinds.max() >= len(KINDS) for starts, kinds in blocks) or (
+        offsets.read([0, len(offsets) - 1]).tolist() != [0, len(features)]
+    ):
+        raise UserError(f"{path}: 'offsets' or 'kind' do not fit the {len(features)} features: make the file again")
+    index = IdIndex.of_file(path, count=len(offsets) - 1)
+    return TextFeatures(index, features.read, kind.read_slice, offsets.read)
+
+
+def _blocks(numbers: StoredArray) -> Iterator[np.ndarray]:
+    """All of a list, in pieces that overlap by one."""
+    for start in range(0, len(numbers), CHECKED_AT_ONCE):
+        yield numbers.read_slice(start, start + CHECKED_AT_ONCE + 1)
 
 
 def _read_npy(path: Path) -> TextFeatures:
-    document = read_pickled_dict(path)
-    per_object = [_entry(path, object_id, entry) for object_id, entry in document.items()]
-    ids = [str(object_id) for object_id in document]
-    del document
-    if not per_object:
-        raise UserError(f"{path} holds no object: fetch or make it again")
-    kinds = np.array([kind for captions in per_object for kind, _ in captions], dtype=np.uint8)
-    offsets = np.cumsum([0, *map(len, per_object)], dtype=np.int64)
-    width = per_object[0][0][1].shape
-    features = np.empty((len(kinds), *width), dtype=per_object[0][0][1].dtype)
-    for index, object_id in enumerate(ids):
-        captions, per_object[index] = per_object[index], []  # let go of what has been copied
-        for row, (_, feature) in enumerate(captions, start=offsets[index]):
-            if feature.shape != width:
-                raise UserError(f"{path}: object {object_id!r} has a feature of {feature.shape}, others of {width}")
-            features[row] = feature
-    return TextFeatures(ids, features.__getitem__, kinds, offsets)
+    log(f"{path} is read into memory, by every process: `ddclip convert-text` makes a file of it that is not")
+    try:
+        return _in_memory(text_entries(path))
+    except CannotStreamError:
+        return _in_memory(whole_text_entries(path))
 
 
-def _entry(path: Path, object_id: Any, entry: Any) -> list[tuple[int, np.ndarray]]:
-    """The reference's entry of one object -> (kind, feature (E,)) of every caption."""
-    wrong = UserError(f"{path}: object {str(object_id)[:80]!r} has no features of the known form")
-    if not isinstance(object_id, str) or not isinstance(entry, dict):
-        raise wrong
-    captions = []
-    for kind, key in enumerate(REFERENCE_KEYS):
-        values = entry.get(key)
-        if values is None:
-            continue
-        for value in values if isinstance(values, list) else [values]:
-            feature = getattr(value, "value", None) if isinstance(value, Array) else None
-            if feature is None or feature.ndim != 1 or feature.dtype.kind != "f":
-                raise wrong
-            captions.append((kind, feature))
-    if not captions:
-        raise wrong
-    return captions
+def _in_memory(entries: Iterator[Entry]) -> TextFeatures:
+    ids: list[str] = []
+    counts, kinds, features = [0], array("B"), []
+    for object_id, captions in entries:
+        ids.append(object_id)
+        counts.append(len(captions))
+        kinds.extend(kind for kind, _ in captions)
+        features += [feature for _, feature in captions]
+    offsets, kind, stacked = np.cumsum(counts), np.frombuffer(kinds, np.uint8), np.stack(features)
+    return TextFeatures(
+        IdIndex.of_ids(ids), stacked.__getitem__, lambda start, stop: kind[start:stop], offsets.__getitem__
+    )

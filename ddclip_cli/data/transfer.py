@@ -41,7 +41,7 @@ def fetch(remotes: Sequence[Remote], destination: Path, *, advance: Callable[[in
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
     part, note = part_path(destination), _note_path(destination)
-    with _held(part) as file:
+    with files.held(part) as file:
         kept = _kept(file, note, remotes)
         file.truncate(kept)
         with files.writing(note) as path:
@@ -129,9 +129,7 @@ class _Part:
                     raise unreachable(self.remote.url, error) from error
                 if not data:
                     raise TransferError(f"{self.remote.name} broke off at byte {self.position}", passing=True)
-                rest = memoryview(data)
-                while rest:  # an unbuffered write may take less than it is given
-                    rest = rest[self.file.write(rest) :]
+                files.write_all(self.file, data)
                 self.digest.update(data)
                 self.position += len(data)
                 self.advance(len(data))
@@ -180,21 +178,3 @@ def _chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
     while size > 0 and (chunk := file.read(min(CHUNK, size))):
         yield chunk
         size -= len(chunk)
-
-
-@contextlib.contextmanager
-def _held(part: Path) -> Iterator[BinaryIO]:
-    """Open the part file for this process alone, so that two runs do not write into one file."""
-    descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
-    with open(descriptor, "r+b", buffering=0) as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # not on Windows
-            pass
-        except BlockingIOError:
-            raise UserError(f"{part} is being written by another run: wait for it or end it") from None
-        if not part.exists() or os.fstat(file.fileno()).st_ino != part.stat().st_ino:  # finished while we waited
-            raise UserError(f"{part} was just finished by another run: run the same command again")
-        yield file  # type: ignore[misc]

@@ -1,1 +1,1 @@
-"""How good a model is: metrics, class features and zero-shot classification over a view store."""
+"""How good a model is: zero-shot classification and retrieval from one pass over a view store, and their reports."""

@@ -8,7 +8,6 @@ zero rows: then `token_embedding.rows` (int32) numbers the rows that are there.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,26 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ddclip_cli import files
 from ddclip_cli.errors import UserError
-from ddclip_cli.hub import CHECKPOINT_SIZE, MODEL_REPO, OFFICIAL_CHECKPOINTS
 from ddclip_cli.model import towers
 from ddclip_cli.model.backbone import find_pretrained, read_backbone
+from ddclip_cli.model.checkpoint_config import CONFIG_NAME, FORMAT, VERSION, WEIGHTS_NAME, read_config
 from ddclip_cli.model.device import choose_device, choose_precision
 from ddclip_cli.model.fingerprint import fingerprint
+from ddclip_cli.model.locate import find_checkpoint
 from ddclip_cli.model.multiview import MultiViewCLIP
 from ddclip_cli.model.weights import drop_zero_rows, fitted, read_pickle, read_safetensors, read_state, tensors_of
-from ddclip_cli.shipped import shipped_path
 
 __all__ = ["choose_device", "load_backbone", "load_model", "save_checkpoint", "write_model", "writing_checkpoint"]
-
-FORMAT, VERSION = "ddclip-checkpoint", 1
-WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
 
 
 def load_model(
@@ -50,7 +45,7 @@ def load_model(
     device: auto, cpu, cuda, cuda:N. precision: auto (fp32 on a CPU; bf16, else fp16, on a GPU), fp32, bf16, fp16.
     Raises UserError for a file that is missing, damaged, not a checkpoint, or of another backbone.
     """
-    path = _find_checkpoint(source)
+    path = find_checkpoint(source)
     place = choose_device(device)
     arithmetic = choose_precision(precision, place)
     saved = _read_folder(path, backbone) if path.is_dir() else _read_lightning(path, backbone)
@@ -86,7 +81,7 @@ def load_backbone(
         path = Path(pretrained).expanduser()
         holds, state = None, None
         if path.is_dir():
-            config = _read_config(path)
+            config = read_config(path)
             holds, state = config["backbone"]["name"], read_safetensors(path / WEIGHTS_NAME)
             known.update({key: config["backbone"][key] for key in ("mean", "std") if key in config["backbone"]})
         else:
@@ -157,24 +152,6 @@ def write_model(
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _find_checkpoint(source: str | Path) -> Path:
-    path = shipped_path(str(source)) or Path(source).expanduser()
-    if path.exists():
-        return path
-    name = str(source).removesuffix(".ckpt")
-    if name in OFFICIAL_CHECKPOINTS:
-        cached = try_to_load_from_cache(MODEL_REPO, OFFICIAL_CHECKPOINTS[name])
-        if isinstance(cached, str):
-            return Path(cached)
-        raise UserError(
-            f"the official checkpoint {name} is not here: `ddclip download checkpoint` brings it ({CHECKPOINT_SIZE})"
-        )
-    near = difflib.get_close_matches(name, OFFICIAL_CHECKPOINTS, n=1) or list(OFFICIAL_CHECKPOINTS)[:1]
-    raise UserError(
-        f"there is no checkpoint {source}: give a folder, a .ckpt file or an official name such as {near[0]}"
-    )
-
-
 @dataclass(frozen=True)
 class _Saved:
     """What a checkpoint says, before it is checked."""
@@ -188,37 +165,11 @@ class _Saved:
 
 
 def _read_folder(folder: Path, backbone: str | None) -> _Saved:
-    config = _read_config(folder)
+    config = read_config(folder)
     own = config["backbone"]
     state = read_safetensors(folder / WEIGHTS_NAME)
     known = read_backbone(backbone) if backbone else own
     return _Saved(known, own["name"], config["cross_view_from"], state, config["fingerprint"])
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_NAME
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder} is not a checkpoint folder: it has no {CONFIG_NAME}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not the config of a checkpoint: it is no JSON") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise UserError(f"{path} is not the config of a checkpoint of ddclip")
-    if config.get("version") != VERSION:
-        raise UserError(
-            f"{folder} has version {config.get('version')} of the checkpoint format: update ddclip to read it"
-        )
-    backbone = config.get("backbone")
-    if (
-        not isinstance(backbone, dict)
-        or not isinstance(backbone.get("name"), str)
-        or not isinstance(backbone.get("config"), dict)
-        or not isinstance(config.get("cross_view_from"), int)
-        or not isinstance(config.get("fingerprint"), str)
-    ):
-        raise UserError(f"{path} is damaged: backbone, cross_view_from or fingerprint is missing")
-    return config
 
 
 def _read_lightning(path: Path, backbone: str | None) -> _Saved:

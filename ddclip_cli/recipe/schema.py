@@ -57,6 +57,8 @@ class PackSection(Section):
     num_views: PositiveInt = 12
     image_size: Annotated[int, Field(ge=1, le=4096)] = 224
     """Side of a view in pixels."""
+    codec: Literal["raw", "jpeg", "lossless"] = "raw"
+    """How views are kept: as pixels, which the reference reads too, or encoded."""
 
 
 class ModelSection(Section):
@@ -89,7 +91,7 @@ class DataSection(Section):
     objects: Text | None = "four_model_ids.txt"
     """Text file of the object ids to train on, one a line; None: every object of the store."""
     image_targets: Text = "ViT-B-32_laion2b_s34b_b79k/image_embeddings.h5"
-    text_targets: Text = "ViT-B-32_laion2b_s34b_b79k/text_embeddings.npy"
+    text_targets: Text = "ViT-B-32_laion2b_s34b_b79k/text_embeddings.h5"
     extra: ExtraDataSection | None = None
 
 
@@ -130,22 +132,62 @@ class TrainSection(Section):
     """Mixed precision of training; fp16 needs a GPU, fp64 is double precision, to compare runs."""
 
 
-class EvalSection(Section):
+class ClassificationSection(Section):
+    """Zero-shot classification of a labelled view store: here Objaverse-LVIS."""
+
     store: Text = "lvis_images.h5"
     ids: Text | None = None
     labels: Text = "lvis.csv"
     """CSV without header: class_index,class_name,object_id."""
     class_features: Text | None = "lvis_class_label_embeddings.npy"
-    """(C, E) features of the classes; None: made from the class names and `templates` by the model's own text tower."""
+    """(C, E) features of the classes (`.npy`), or the names of all classes, one a line, or None: the names in the
+    labels. Of names the model's own text tower makes features, with `templates`."""
     templates: Templates = ("a {}", "a 3D model of a {}")
     views: ViewCounts = (1, 2, 3, 4, 5, 6, 8, 10, 12)
     """Numbers of views to evaluate."""
-    validation_views: PositiveInt = 6
-    """Number of views of the evaluation that training runs after every epoch."""
     runs: PositiveInt = 1
     """Evaluations with other random views (and crops), of which the mean is reported; the paper has three."""
     crop: Crop = "center"
     """`random` is the paper's protocol; `center` and `none` are deterministic."""
+    seed: NonNegativeInt = 678
+
+
+class EvalSection(ClassificationSection):
+    """The evaluation of `eval-lvis`, and of training."""
+
+    validation_views: PositiveInt = 6
+    """Number of views of the evaluation that training runs after every epoch."""
+
+
+class MvpnetSection(ClassificationSection):
+    """The same of MVPNet's real objects."""
+
+    store: Text = "ViT-B-32_laion2b_s34b_b79k/mvpnet/mvpnet_mv_images.h5"
+    labels: Text = "mvpnet_val.csv"
+    class_features: Text | None = "mvimgnet/mvimgnet_category.txt"
+    templates: Templates = ("a photo of a {}", "a close photo of a {}", "a photo of the {} from above")
+    views: ViewCounts = (1, 6, 12)
+
+
+class ScanObjectNNSection(ClassificationSection):
+    """The same of ScanObjectNN's scanned objects, rendered."""
+
+    store: Text = "scanobjectnn_images.h5"
+    labels: Text = "scanobjectnn.csv"
+    class_features: Text | None = None
+    views: ViewCounts = (12,)
+
+
+class Text2ShapeSection(Section):
+    """Retrieval between the captions and the views of the objects of a store."""
+
+    store: Text = "text2shape_images.h5"
+    ids: Text | None = None
+    captions: Text = "text2shape_captions.json"
+    """JSON of captions by object id; an id may carry a suffix after its last `_`."""
+    views: ViewCounts = (12,)
+    runs: PositiveInt = 1
+    crop: Crop = "center"
     seed: NonNegativeInt = 678
 
 
@@ -167,5 +209,8 @@ class Recipe(Section):
     data: DataSection = DataSection()
     train: TrainSection = TrainSection()
     eval: EvalSection = EvalSection()
+    mvpnet: MvpnetSection = MvpnetSection()
+    scanobjectnn: ScanObjectNNSection = ScanObjectNNSection()
+    text2shape: Text2ShapeSection = Text2ShapeSection()
     embed: EmbedSection = EmbedSection()
     retrieve: RetrieveSection = RetrieveSection()

@@ -92,7 +92,6 @@ def render_folder(
             result.done.append(object_id)
         else:
             result.failed[object_id] = reason
-            console.warn(reason)
     return result
 
 

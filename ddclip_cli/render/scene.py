@@ -93,7 +93,7 @@ class Scene:
 
 def join(parts: Sequence[Part], *, y_up: bool, name: str) -> Scene:
     """The scene of all parts. Raises UserError if they have no triangles, no extent, or an infinite one."""
-    parts = [part for part in parts if len(part.faces)]
+    parts = [_with_coordinates(part) for part in parts if len(part.faces)]
     if not parts:
         raise UserError(f"{name}: holds no triangles")
     vertices = np.concatenate([np.asarray(part.vertices, dtype=np.float64) for part in parts])
@@ -117,14 +117,18 @@ def join(parts: Sequence[Part], *, y_up: bool, name: str) -> Scene:
         vertices = _upright(vertices)
         normals = None if normals is None else _upright(normals)
 
-    materials = list(dict.fromkeys(part.material for part in parts))
-    index = {material: number for number, material in enumerate(materials)}
-    material = np.repeat([index[part.material] for part in parts], [len(part.faces) for part in parts])
+    number: dict[Material, int] = {}
+    least_alpha: dict[Material, float] = {}  # of the colours of its vertices
+    for part in parts:
+        number.setdefault(part.material, len(number))
+        alpha = 1.0 if part.colours is None else float(part.colours[:, 3].min())
+        least_alpha[part.material] = min(alpha, least_alpha.get(part.material, 1.0))
+    material = np.repeat([number[part.material] for part in parts], [len(part.faces) for part in parts])
     return Scene(
         vertices=vertices.astype(np.float32),
         faces=faces,
         material=material,
-        materials=[_simplest(m, [p.colours for p in parts if p.material is m]) for m in materials],
+        materials=[_simplest(material, least_alpha[material]) for material in number],
         normals=normals,
         colours=_attribute(parts, "colours", width=4, default=1.0),
         uv=_attribute(parts, "uv", width=2, default=0.0),
@@ -142,6 +146,16 @@ def _upright(points: np.ndarray) -> np.ndarray:
     return np.stack([points[:, 0], -points[:, 2], points[:, 1]], axis=1)
 
 
+def _with_coordinates(part: Part) -> Part:
+    """A texture that is laid nowhere is not drawn."""
+    material = part.material
+    if material.texture is not None and part.uv is None:
+        material = replace(material, texture=None)
+    if material.emissive_texture is not None and part.emissive_uv is None:
+        material = replace(material, emissive_texture=None)
+    return part if material is part.material else replace(part, material=material)
+
+
 def _attribute(parts: Sequence[Part], name: str, *, width: int, default: float) -> np.ndarray | None:
     """A vertex array of all parts, float32; `default` where a part has none or its numbers are not finite."""
     arrays = [getattr(part, name) for part in parts]
@@ -156,9 +170,7 @@ def _attribute(parts: Sequence[Part], name: str, *, width: int, default: float) 
     return np.nan_to_num(joined, copy=False, nan=default, posinf=default, neginf=default)
 
 
-def _simplest(material: Material, colours: Sequence[np.ndarray | None]) -> Material:
+def _simplest(material: Material, least_alpha: float) -> Material:
     """A material through which nothing can be seen is opaque, whatever its mode."""
-    least = float(material.factor[3])
-    least *= min((float(c[:, 3].min()) for c in colours if c is not None), default=1.0)
-    least *= 1.0 if material.texture is None else material.texture.least_alpha
+    least = material.factor[3] * least_alpha * (1.0 if material.texture is None else material.texture.least_alpha)
     return replace(material, alpha=Alpha.OPAQUE) if least >= NEARLY_ONE else material

@@ -66,16 +66,12 @@ class Surface:
             values = torch.tensor([getattr(material, name) for material in scene.materials], dtype=dtype)
             return values.movedim(0, -1).contiguous().to(device)
 
-        textures: list[Texture] = []
+        textures: dict[Texture, int] = {}
 
         def numbers(name: str) -> Tensor:
             """The texture of each material, -1 for none."""
-            found = []
-            for material in scene.materials:
-                texture = getattr(material, name)
-                if texture is not None and texture not in textures:
-                    textures.append(texture)
-                found.append(-1 if texture is None else textures.index(texture))
+            used = [getattr(material, name) for material in scene.materials]
+            found = [-1 if texture is None else textures.setdefault(texture, len(textures)) for texture in used]
             return torch.tensor(found, device=device)
 
         self.vertices, self.faces = columns(scene.vertices), columns(scene.faces)  # (3, V), (3, T)
@@ -86,7 +82,7 @@ class Surface:
         self.cutoff, self.unlit = of_materials("cutoff"), of_materials("unlit", torch.bool)
         self.alpha = of_materials("alpha", torch.int64)
         self.texture, self.emissive_texture = numbers("texture"), numbers("emissive_texture")
-        self.atlas = Atlas.of(textures, device)
+        self.atlas = Atlas.of(list(textures), device)
         kind = self.alpha.index_select(0, self.material)
         numbers_of = {alpha: torch.nonzero(kind == alpha)[:, 0] for alpha in Alpha}
         self.triangles = {alpha: (some, self.faces.index_select(1, some)) for alpha, some in numbers_of.items()}

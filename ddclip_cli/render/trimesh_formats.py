@@ -42,8 +42,9 @@ def _faces(mesh: Any) -> np.ndarray:
 def _part(mesh: Any, matrix: np.ndarray, materials: _Materials) -> Part:
     """Triangles of one node of the scene graph, in world axes."""
     faces, vertices, visual = _faces(mesh), np.asarray(mesh.vertices, dtype=np.float64), mesh.visual
-    with np.errstate(invalid="ignore"):  # what is not finite is found when all parts are joined
-        vertices = vertices @ matrix[:3, :3].T + matrix[:3, 3]
+    if not np.array_equal(matrix, np.eye(4)):
+        with np.errstate(invalid="ignore"):  # what is not finite is found when all parts are joined
+            vertices = vertices @ matrix[:3, :3].T + matrix[:3, 3]
     normals = None
     if "vertex_normals" in mesh._cache.cache:  # those of the file; trimesh would make up its own
         normals = unit_rows(np.asarray(mesh.vertex_normals) @ np.linalg.pinv(matrix[:3, :3]))
@@ -56,9 +57,7 @@ def _part(mesh: Any, matrix: np.ndarray, materials: _Materials) -> Part:
         return Part(vertices, faces, WHITE, normals, _linear(_unit(visual.vertex_colors)))
     material = materials.of(getattr(visual, "material", None))
     uv = getattr(visual, "uv", None)
-    if material.texture is not None and uv is not None:
-        return Part(vertices, faces, material, normals, uv=np.asarray(uv, dtype=np.float64)[:, :2])
-    return Part(vertices, faces, material, normals)
+    return Part(vertices, faces, material, normals, uv=None if uv is None else np.asarray(uv)[:, :2])
 
 
 class _Materials:

@@ -14,10 +14,10 @@ import torch
 import typer
 
 from ddclip_cli import console
-from ddclip_cli.data.view_store import ViewStore
 from ddclip_cli.model.checkpoints import load_model, save_checkpoint
 from ddclip_cli.recipe import load_recipe
-from ddclip_cli.search.embed import embed_store
+from ddclip_cli.search.embed import embed_library
+from ddclip_cli.search.library import ViewSettings, find_objects
 from ddclip_cli.shipped import ASSETS
 
 
@@ -28,11 +28,11 @@ def main(demo: Annotated[Path, typer.Argument(help="The folder of a finished dem
     model = load_model(ASSETS / "model", device="cpu")  # as rounded, so that the embeddings are this model's
     settings = load_recipe("sample")
     made_by = {"checkpoint": settings.model.checkpoint, "precision": model.precision, "recipe": recipe}
-    embed_store(
+    embed_library(
         model,
-        ViewStore(demo / "heldout.h5"),
+        find_objects([demo / "heldout.h5"]),
         ASSETS / "embeddings.h5",
-        num_views=settings.embed.num_views,
+        views=ViewSettings(num_views=settings.embed.num_views),
         crop=settings.embed.crop,
         made_by=made_by,
         force=True,

@@ -46,8 +46,8 @@ STEPS = (
     ),
     (
         "search them",
-        'retrieve "a white couch" --index {out}/embeddings.h5 --checkpoint {out}/run/checkpoints/best'
-        " --sheet {out}/white-couch.png --device {device}",
+        'retrieve "a white couch" --index {out}/embeddings.h5 --sheet {out}/white-couch.png'
+        " --html {out}/white-couch.html",
     ),
 )
 
@@ -90,9 +90,9 @@ def run_demo(out: Path, *, seed: int = 0, train: int = 576, device: str = "auto"
     _write_note(out, {"seed": seed, "train": train, "done": len(STEPS)})
 
     minutes = (time.monotonic() - begin) / 60
-    console.log(f"\nDone in {minutes:.1f} minutes. The answers as a picture: {out / 'white-couch.png'}")
-    index = ["--index", f"{out}/embeddings.h5", "--checkpoint", f"{out}/run/checkpoints/best"]
-    console.log(f"Try your own words: {shlex.join(['ddclip', 'retrieve', 'a striped green lamp', *index])}")
+    console.log(f"\nDone in {minutes:.1f} minutes. The answers as a page: {out / 'white-couch.html'}")
+    words = ["ddclip", "retrieve", "a striped green lamp", "--index", f"{out}/embeddings.h5"]
+    console.log(f"Try your own words: {shlex.join(words)}")
 
 
 def _read_note(out: Path) -> dict[str, int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,12 +13,17 @@ import h5py
 import numpy as np
 
 from ddclip_cli.console import warn
-from ddclip_cli.data.hdf5 import local_dataset, opened
+from ddclip_cli.data.hdf5 import local_dataset, opened, read_whole
 from ddclip_cli.data.object_ids import read_ids
 from ddclip_cli.errors import UserError
+from ddclip_cli.search.id_cache import cached_ids
+from ddclip_cli.search.vectors import StoredVectors
 
-READ_ROWS = 65_536
 MAX_THUMBNAIL_BYTES = 1 << 20
+FEW = 1000
+"""Up to so many ids are read one by one."""
+NEAR_AMONG = 50_000
+"""Ids among which a mistyped one is looked for."""
 
 
 class Model(Protocol):
@@ -28,30 +36,90 @@ class Model(Protocol):
 
 
 class ShapeEmbeddings:
-    """The shape embeddings of N objects.
+    """The shape embeddings of N objects, opened in milliseconds: vectors are mapped, all else is read when asked for.
 
     Attributes:
         path: the file they came from.
-        vectors: (N, E) float32, unit length.
-        ids: N object ids.
+        vectors: (N, E), unit length.
         made_by: what made the file, as `embed_store` recorded it; None in a file of the reference.
 
     Raises:
-        UserError: the file is missing, unreadable, empty or no file of embeddings, its ids do not fit, or a row is not
-            finite or has no direction.
+        UserError: the file is missing, unreadable, empty or no file of embeddings, or its ids do not fit; later,
+            when it is read, a row that is not finite or has no direction.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         with opened(self.path) as file:
             self.made_by = _read_made_by(file, self.path)
-            self.vectors = _read_vectors(file, self.path)
-            self._thumbnail_offsets = _read_thumbnail_offsets(file, len(self.vectors))
-        self.ids = read_ids(self.path, count=len(self.vectors))
-        _normalise(self.vectors, self.ids, self.path)
+            if local_dataset(file, "shape_feat").size == 0:
+                raise UserError(f"{self.path} is empty: it has no shape embeddings")
+            count = len(file["shape_feat"])
+            self._has_ids = self.made_by is not None and _are_strings(file, "ids", count)
+            self._has_paths = _are_strings(file, "paths", count)
+        # What `embed` wrote has unit length and no id twice. Whoever forges that deceives with the scores alone.
+        self.vectors = StoredVectors(self.path, trusted=self.made_by is not None)
+        # Checked now, while it is the file that is at fault.
+        self._other_ids = None if self._has_ids else cached_ids(self.path, len(self.vectors))
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    @property
+    def embed_dim(self) -> int:
+        return self.vectors.shape[1]
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The object id of every row."""
+        if self._other_ids is None:
+            return read_ids(self.path, count=len(self.vectors))
+        return [i.decode() if isinstance(i, bytes) else i for i in self._other_ids]
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {object_id: row for row, object_id in enumerate(self.ids)}
+
+    def ids_of(self, rows: np.ndarray) -> list[str]:
+        """The ids of some rows, without reading all."""
+        if "ids" in self.__dict__ or len(rows) > FEW:
+            return [self.ids[row] for row in rows]
+        if self._other_ids is not None:
+            return [i.decode() if isinstance(i, bytes) else i for i in (self._other_ids[row] for row in rows)]
+        with opened(self.path) as file:
+            dataset = local_dataset(file, "ids")
+            try:
+                return [dataset[row].decode() for row in rows]
+            except (OSError, UnicodeDecodeError):
+                raise UserError(f"{self.path}: the dataset 'ids' cannot be read: make the file again") from None
+
+    def row(self, object_id: str) -> int:
+        """The row of an object; UserError names the nearest id if there is none of that name."""
+        if object_id not in self._row_of:
+            near = difflib.get_close_matches(object_id, self.ids[:NEAR_AMONG], n=1, cutoff=0.6)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UserError(f"{self.path} has no object {object_id!r}{hint}")
+        return self._row_of[object_id]
+
+    def source_path(self, row: int) -> str | None:
+        """The file or folder that an object was embedded from, as seen from here; None if the file does not say."""
+        stored = self.stored_path(row)
+        return None if stored is None else os.path.normpath(self.path.parent / stored)
+
+    def stored_path(self, row: int) -> str | None:
+        """The same as it is stored: from the folder of the embeddings."""
+        if not self._has_paths:
+            return None
+        with opened(self.path) as file:
+            return local_dataset(file, "paths")[row].decode(errors="replace") or None
+
+    def digests(self) -> np.ndarray | None:
+        """(N, 16) uint8 of what the views came from, if the file has them."""
+        with opened(self.path) as file:
+            if "digests" not in file:
+                return None
+            digests = read_whole(local_dataset(file, "digests"))
+        return digests if digests.dtype == np.uint8 and digests.shape == (len(self), 16) else None
 
     def thumbnail(self, row: int) -> bytes | None:
         """The JPEG kept of an object, or None."""
@@ -63,6 +131,11 @@ class ShapeEmbeddings:
         with opened(self.path) as file:
             return local_dataset(file, "thumbnail_bytes")[start:end].tobytes()
 
+    @cached_property
+    def _thumbnail_offsets(self) -> np.ndarray | None:
+        with opened(self.path) as file:
+            return _read_thumbnail_offsets(file, len(self.vectors))
+
     def check_model(self, model: Model, *, checkpoint: str | None = None) -> None:
         """Refuse a model that did not make these embeddings; `checkpoint` is its name or path.
 
@@ -72,7 +145,7 @@ class ShapeEmbeddings:
         Raises:
             UserError: another width, or the fingerprint of another model.
         """
-        width = self.vectors.shape[1]
+        width = self.embed_dim
         if width != model.embed_dim:
             raise UserError(
                 f"{self.path} has embeddings of width {width}, the model makes {model.embed_dim}: "
@@ -102,26 +175,12 @@ def _read_made_by(file: h5py.File, path: Path) -> dict[str, Any] | None:
     return record
 
 
-def _read_vectors(file: h5py.File, path: Path) -> np.ndarray:
-    """`shape_feat` (N, E) as float32; its declared size is held against the size of the file before memory is taken."""
-    dataset = local_dataset(file, "shape_feat")
-    if dataset.ndim != 2 or dataset.dtype.kind != "f":
-        raise UserError(
-            f"{path}: dataset 'shape_feat' is {dataset.shape} {dataset.dtype}: "
-            "shape embeddings are (objects, width) floats"
-        )
-    if dataset.size == 0:
-        raise UserError(f"{path} is empty: it has no shape embeddings")
-    # Embeddings hardly compress: a file that promises many times its own size promises what is not there.
-    if dataset.size * dataset.dtype.itemsize > 8 * path.stat().st_size:
-        raise UserError(f"{path} is incomplete: it promises {dataset.shape} embeddings in {path.stat().st_size} bytes")
-    vectors = np.empty(dataset.shape, dtype=np.float32)
-    for start in range(0, len(vectors), READ_ROWS):
-        try:
-            vectors[start : start + READ_ROWS] = dataset[start : start + READ_ROWS]
-        except OSError:
-            raise UserError(f"{path}: the dataset 'shape_feat' is damaged: make or download it again") from None
-    return vectors
+def _are_strings(file: h5py.File, name: str, count: int) -> bool:
+    """Whether the file itself has a string for each of its rows."""
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
+        return False
+    dataset = local_dataset(file, name)
+    return h5py.check_string_dtype(dataset.dtype) is not None and dataset.shape == (count,)
 
 
 def _read_thumbnail_offsets(file: h5py.File, objects: int) -> np.ndarray | None:
@@ -137,15 +196,3 @@ def _read_thumbnail_offsets(file: h5py.File, objects: int) -> np.ndarray | None:
     if values[0] != 0 or (np.diff(values) < 0).any() or values[-1] > len(data):
         return None
     return values
-
-
-def _normalise(vectors: np.ndarray, ids: list[str], path: Path) -> None:
-    """Bring each row to unit length, in place."""
-    for start in range(0, len(vectors), READ_ROWS):
-        block = vectors[start : start + READ_ROWS]
-        lengths = np.linalg.norm(block, axis=1)
-        bad = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
-        if len(bad):
-            row = start + int(bad[0])
-            raise UserError(f"{path}: the embedding of {ids[row]} (row {row}) is NaN, infinite or zero: embed it again")
-        block /= lengths[:, None]

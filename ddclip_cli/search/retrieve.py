@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 
-from ddclip_cli.model.multiview import MultiViewCLIP
-from ddclip_cli.search.embeddings import ShapeEmbeddings
-
-BLOCK_ROWS = 65_536
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One answer to a query: `rank` from 1, `score` the cosine, `row` its place in the embeddings."""
-
-    rank: int
-    score: float
-    object_id: str
-    row: int
-
-
-def search_texts(
-    model: MultiViewCLIP, embeddings: ShapeEmbeddings, texts: Sequence[str], *, top_k: int, batch_size: int = 256
-) -> list[list[Hit]]:
-    """The hits of each text, best first."""
-    answers: list[list[Hit]] = []
-    for start in range(0, len(texts), batch_size):
-        queries = model.encode_text(list(texts[start : start + batch_size])).float().cpu().numpy()  # (Q, E)
-        scores, rows = retrieve(queries, embeddings.vectors, top_k)
-        for of_query, its_rows in zip(scores, rows, strict=True):
-            pairs = enumerate(zip(of_query.tolist(), its_rows.tolist(), strict=True), start=1)
-            answers.append([Hit(rank, score, embeddings.ids[row], row) for rank, (score, row) in pairs])
-    return answers
+from ddclip_cli.search.vectors import BLOCK_BYTES, StoredVectors
 
 
 def retrieve(
-    queries: np.ndarray, vectors: np.ndarray, top_k: int, *, block_rows: int = BLOCK_ROWS
+    queries: np.ndarray,
+    vectors: np.ndarray | StoredVectors,
+    top_k: int,
+    *,
+    allowed: np.ndarray | None = None,
+    block_rows: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score every row for every query and keep the best; of equal scores the lower row comes first.
 
@@ -46,32 +23,56 @@ def retrieve(
 
     Args:
         queries: (Q, E) float32, unit length.
-        vectors: (N, E) float32, unit length.
-        top_k: at least 1; more than N gives N answers.
+        vectors: (N, E) float32, unit length, in memory or in a file.
+        top_k: at least 1; more than there are gives all.
+        allowed: (N,) bool, the rows that may be answers; None: all.
 
     Returns:
-        scores (Q, k) float32, falling, and rows (Q, k) int64, with k = min(top_k, N).
+        scores (Q, k) float32, falling, and rows (Q, k) int64, with k = min(top_k, allowed rows).
+
+    Raises:
+        UserError: a vector of a file is not finite.
     """
-    k = min(top_k, len(vectors))
-    best_scores = np.empty((len(queries), 0), dtype=np.float32)
-    best_rows = np.empty((len(queries), 0), dtype=np.int64)
-    for start in range(0, len(vectors), block_rows):
-        scores = queries @ vectors[start : start + block_rows].T  # (Q, E), (b, E) -> (Q, b)
-        places = np.stack([_top(of_query, k) for of_query in scores])  # (Q, min(k, b))
-        # What was found before lies in lower rows, so it stays in front of its equals.
-        merged_scores = np.concatenate([best_scores, np.take_along_axis(scores, places, axis=1)], axis=1)
-        merged_rows = np.concatenate([best_rows, start + places], axis=1)
-        order = np.argsort(-merged_scores, axis=1, kind="stable")[:, :k]
-        best_scores = np.take_along_axis(merged_scores, order, axis=1)
-        best_rows = np.take_along_axis(merged_rows, order, axis=1)
-    return best_scores, best_rows
+    k = min(top_k, len(vectors) if allowed is None else int(allowed.sum()))
+    if k == 0:
+        return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    best = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
+    least = np.full(len(queries), -np.inf, np.float32)  # what a score has to exceed to be among the best so far
+    transposed = np.ascontiguousarray(queries.T)
+    for start, block in _blocks(vectors, block_rows):
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is looked for below
+            scores = (block @ transposed).T if len(queries) == 1 else queries @ block.T  # (b, E), (E, Q) -> (Q, b)
+        highest = scores.max(axis=1, initial=-np.inf)
+        if not np.isfinite(highest).all() and isinstance(vectors, StoredVectors):
+            raise vectors.bad_row(start + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0]), "NaN or infinite")
+        if allowed is not None:
+            scores[:, ~allowed[start : start + len(block)]] = -np.inf
+        for query in np.flatnonzero(highest > least):
+            best[query] = _merged(best[query], scores[query], start, float(least[query]), k)
+            if len(best[query][0]) == k:
+                least[query] = best[query][0][-1]
+    return np.stack([scores for scores, _ in best]), np.stack([rows for _, rows in best])
 
 
-def _top(scores: np.ndarray, k: int) -> np.ndarray:
-    """Places of the k greatest of (b,) scores, falling, the lower place first among equals."""
-    if k < len(scores):
-        threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
-        candidates = np.flatnonzero(scores >= threshold)
-    else:
-        candidates = np.arange(len(scores))
-    return candidates[np.argsort(-scores[candidates], kind="stable")[:k]]
+def _merged(
+    best: tuple[np.ndarray, np.ndarray], scores: np.ndarray, start: int, least: float, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of those so far, (scores, rows), and of the scores (b,) of the rows from `start` on."""
+    places = np.flatnonzero(scores > least)
+    if len(places) > k:
+        candidates = scores[places]
+        places = places[candidates >= np.partition(candidates, len(candidates) - k)[len(candidates) - k]]
+    # What was found before lies in lower rows, so it stays in front of its equals.
+    merged_scores = np.concatenate([best[0], scores[places]])
+    merged_rows = np.concatenate([best[1], start + places])
+    order = np.argsort(-merged_scores, kind="stable")[:k]
+    return merged_scores[order], merged_rows[order]
+
+
+def _blocks(vectors: np.ndarray | StoredVectors, block_rows: int | None) -> Iterator[tuple[int, np.ndarray]]:
+    if isinstance(vectors, StoredVectors):
+        yield from vectors.blocks(block_rows)
+        return
+    step = block_rows or max(1, BLOCK_BYTES // (4 * vectors.shape[1]))
+    for start in range(0, len(vectors), step):
+        yield start, vectors[start : start + step]

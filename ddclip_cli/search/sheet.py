@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from ddclip_cli import files
 from ddclip_cli.errors import UserError
+from ddclip_cli.search.answer import Answer, Hit
 from ddclip_cli.search.plain import one_line
-from ddclip_cli.search.retrieve import Hit
 
 PICTURE, PADDING, GAP, MARGIN = 168, 12, 16, 32
 CARD_WIDTH = PICTURE + 2 * PADDING
@@ -29,15 +28,7 @@ INK, GREY, ACCENT = "#1c2330", "#707a8a", "#2f6fed"
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-@dataclass(frozen=True)
-class SheetRow:
-    """A query and its hits, best first."""
-
-    query: str
-    hits: Sequence[Hit]
-
-
-def write_sheet(path: str | Path, rows: Sequence[SheetRow], thumbnail: Callable[[int], bytes | None]) -> None:
+def write_sheet(path: str | Path, rows: Sequence[Answer], thumbnail: Callable[[int], bytes | None]) -> None:
     """Draw `rows` to the PNG `path`.
 
     Args:
@@ -54,7 +45,7 @@ def write_sheet(path: str | Path, rows: Sequence[SheetRow], thumbnail: Callable[
         sheet.save(partial, "PNG", optimize=True)
 
 
-def draw_sheet(rows: Sequence[SheetRow], thumbnail: Callable[[int], bytes | None]) -> Image.Image:
+def draw_sheet(rows: Sequence[Answer], thumbnail: Callable[[int], bytes | None]) -> Image.Image:
     """The sheet as an RGB picture."""
     most = max(1, min(CARDS_A_LINE, max((len(row.hits) for row in rows), default=1)))
     width = max(2 * MARGIN + most * CARD_WIDTH + (most - 1) * GAP, 480)
@@ -68,12 +59,12 @@ def draw_sheet(rows: Sequence[SheetRow], thumbnail: Callable[[int], bytes | None
         for place, hit in enumerate(row.hits):
             line, column = divmod(place, CARDS_A_LINE)
             corner = (MARGIN + column * (CARD_WIDTH + GAP), top + HEADER_HEIGHT + line * (CARD_HEIGHT + GAP))
-            _draw_card(sheet, draw, corner, hit, _decode(thumbnail(hit.row)), fonts)
+            _draw_card(sheet, draw, corner, hit, decode_thumbnail(thumbnail(hit.row), PICTURE), fonts)
         top += _row_height(row)
     return sheet
 
 
-def _row_height(row: SheetRow) -> int:
+def _row_height(row: Answer) -> int:
     lines = max(1, -(-len(row.hits) // CARDS_A_LINE))
     return HEADER_HEIGHT + lines * CARD_HEIGHT + (lines - 1) * GAP + ROW_GAP
 
@@ -102,8 +93,8 @@ def _draw_card(
         draw.text((inner[0], below + 23 + 17 * number), line, INK, font=fonts["id"])
 
 
-def _decode(jpeg: bytes | None) -> Image.Image | None:
-    """The thumbnail fitted into its square; None if there is none or its bytes are no small JPEG."""
+def decode_thumbnail(jpeg: bytes | None, side: int) -> Image.Image | None:
+    """The thumbnail fitted into a square of `side` pixels; None if there is none or its bytes are no small JPEG."""
     if jpeg is None:
         return None
     try:
@@ -113,7 +104,7 @@ def _decode(jpeg: bytes | None) -> Image.Image | None:
         picture = file.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    scale = PICTURE / max(picture.size)
+    scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.LANCZOS)
 
