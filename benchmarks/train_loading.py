@@ -4,7 +4,7 @@ The loader must not be what one waits for. The store is written first (random pi
 one has), with its targets; both ways take turns. Its pages may be in the system's cache: a disk that is slower than
 the figure of what was read a second is a limit of its own.
 
-    python benchmarks/train_loading.py [--objects 64] [--batch 8] [--views 4] [--steps 6] [--jobs 2] [--device cuda]
+    python benchmarks/train_loading.py [--objects 64] [--batch 4] [--views 4] [--steps 2] [--jobs 2] [--device cuda]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ddclip_cli.model.checkpoints import load_backbone
 from ddclip_cli.training.plan import TrainingPlan
 from ddclip_cli.training.trainer import Trainer
 
-ROUNDS = 3
+ROUNDS = 6
 
 
 def write_library(folder: Path, objects: int) -> ObjectSet:
@@ -49,7 +49,7 @@ def write_library(folder: Path, objects: int) -> ObjectSet:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("objects", 64), ("batch", 8), ("views", 4), ("steps", 6), ("jobs", 2)):
+    for name, default in (("objects", 64), ("batch", 4), ("views", 4), ("steps", 2), ("jobs", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()

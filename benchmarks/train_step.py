@@ -6,7 +6,7 @@ their gradients are compared before anything is timed, and the two take turns, s
 rate of the machine is that of a large matrix product, measured in the same run; what a step needs is counted as the
 multiplications of the plain step, so a step that leaves some out may come above it.
 
-    python benchmarks/train_step.py [--objects 16] [--views 4] [--rounds 5] [--device cuda] [--profile]
+    python benchmarks/train_step.py [--objects 8] [--views 4] [--rounds 4] [--device cuda] [--profile]
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ def fresh_model(device: str) -> MultiViewCLIP:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--objects", type=int, default=16)
+    parser.add_argument("--objects", type=int, default=8)
     parser.add_argument("--views", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--profile", action="store_true", help="Print where the time of a step goes.")
     options = parser.parse_args()
