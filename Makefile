@@ -20,7 +20,7 @@ help:  ## list what can be made
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: .venv/.ready  ## make, train, evaluate and search a small 3D library (about 5 minutes)
+demo: .venv/.ready  ## make, train, evaluate and search a small 3D library (about 3 minutes)
 	@$(BIN)/ddclip demo --out demo --force
 
 test: .venv/.ready  ## run the tests
