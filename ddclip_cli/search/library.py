@@ -94,8 +94,9 @@ def find_objects(
     for thing in found:
         other = first.setdefault(thing.object_id, thing)
         if other is not thing:
+            hint = ", or give --set render.object_ids=path" if object_ids == "name" else ""
             raise UserError(
-                f"{other.path} and {thing.path} would both be object {thing.object_id!r}: rename one of them"
+                f"{other.path} and {thing.path} would both be object {thing.object_id!r}: rename one of them{hint}"
             )
     return found
 
