@@ -16,8 +16,8 @@ from tiny import DATA, embed, run, tiny_model, tiny_store
 
 from ddclip_cli.data.view_store import ViewStore
 from ddclip_cli.errors import UserError
-from ddclip_cli.search.embed import best_views
 from ddclip_cli.search.embeddings import ShapeEmbeddings
+from ddclip_cli.search.thumbnails import best_views
 
 IDS = ["white-couch-000001", "red, chair", "../x\n<b>", "d", "e"]
 OFFICIAL = DATA / "reference_embeddings" / "Four_1to6F_bs1600_LT6" / "shape_emb_objaverse.h5"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,6 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ddclip_cli import files
@@ -29,9 +27,8 @@ from ddclip_cli.ordered_pool import in_order
 from ddclip_cli.search.embeddings import ShapeEmbeddings
 from ddclip_cli.search.journal import Embedded, Journal
 from ddclip_cli.search.library import DIGEST_BYTES, LibraryObject, ViewSettings, check_stores, digest_of, read_object
+from ddclip_cli.search.thumbnails import ThumbnailWriter, best_views, thumbnail_jpeg
 
-THUMBNAIL_SIZE = 112
-THUMBNAIL_QUALITY = 85
 WRITE_ROWS = 1024
 BATCH_SIZE = 32
 
@@ -149,27 +146,6 @@ def embed_library(
     finally:
         journal.close(remove=finished)
     return run
-
-
-def best_views(pictures: np.ndarray) -> np.ndarray:
-    """(B, F, 3, H, W) uint8 -> (B,) the view to show: the brightest of those that show much of the object.
-
-    Rendered from below, an object is all shadow. What is not white is taken for the object.
-    """
-    small = pictures[..., ::4, ::4].astype(np.float32)
-    shown = (small < 250).any(axis=2)  # (B, F, H / 4, W / 4)
-    area = shown.sum(axis=(2, 3))
-    brightness = (small.max(axis=2) * shown).sum(axis=(2, 3)) / np.maximum(area, 1)
-    return np.where(area * 2 >= area.max(axis=1, keepdims=True), brightness, -1).argmax(axis=1)
-
-
-def thumbnail_jpeg(view: np.ndarray) -> bytes:
-    """A view, (3, H, W) uint8, as a small JPEG."""
-    picture = Image.fromarray(np.ascontiguousarray(view.transpose(1, 2, 0)))
-    picture.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
-    return buffer.getvalue()
 
 
 Read = tuple[np.ndarray, bytes] | str
@@ -368,7 +344,7 @@ def _write(
             create_ids(file, ids)
             vectors = create_contiguous(file, "shape_feat", (len(ids), width), "<f4")
             digests = create_contiguous(file, "digests", (len(ids), DIGEST_BYTES), "u1")
-            thumbnails = _ThumbnailWriter(file, len(ids))
+            thumbnails = ThumbnailWriter(file, len(ids))
             paths: list[str] = []
             block: list[Embedded] = []
             for number, thing in enumerate(everything(), start=1):
@@ -384,19 +360,3 @@ def _write(
             if any(paths):
                 file.create_dataset("paths", data=paths, dtype=h5py.string_dtype())
         write_rows(partial_rows, ids)
-
-
-class _ThumbnailWriter:
-    """JPEGs end to end in one growing dataset, with the offset at which each begins."""
-
-    def __init__(self, file: h5py.File, objects: int) -> None:
-        self.data = file.create_dataset("thumbnail_bytes", shape=(0,), maxshape=(None,), dtype="u1", chunks=(1 << 16,))
-        self.offsets = file.create_dataset("thumbnail_offsets", data=np.zeros(objects + 1, dtype="<i8"))
-
-    def write(self, start: int, jpegs: Sequence[bytes]) -> None:
-        """`jpegs` are those of the rows from `start`, which follow the rows written before."""
-        end = len(self.data)
-        self.offsets[start + 1 : start + 1 + len(jpegs)] = end + np.cumsum([len(jpeg) for jpeg in jpegs])
-        joined = np.frombuffer(b"".join(jpegs), dtype=np.uint8)
-        self.data.resize((end + len(joined),))
-        self.data[end:] = joined
