@@ -175,18 +175,19 @@ def test_killed_at_a_hundred_moments_with_workers(tmp_path):
     arguments = [sys.executable, "-m", "ddclip_cli", "pack-h5", root, "--num-views", "2", "--jobs", "2", "--out"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     subprocess.run([*arguments, tmp_path / "whole" / "s.h5"], env=environment, check=True, capture_output=True)
-    moments, kills, out = random.Random(0), 0, tmp_path / "out" / "s.h5"
-    while kills < 100:
+    moments, out = random.Random(0), tmp_path / "out" / "s.h5"
+    for _ in range(100):
         process = subprocess.Popen(
             [*arguments, out], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
         time.sleep(moments.uniform(0.5, 3))
         process.send_signal(signal.SIGKILL)
-        if process.wait() == 0:
-            assert content(out.parent) == content(tmp_path / "whole")
+        ended_well = process.wait() == 0
+        finished = out.parent.is_dir() and content(out.parent) == content(tmp_path / "whole")
+        assert finished or not ended_well
+        if finished:  # perhaps killed after its last write; finished output would be refused
             for path in out.parent.iterdir():
                 path.unlink()
-        kills += 1
     subprocess.run([*arguments, out], env=environment, check=True, capture_output=True)
     assert content(out.parent) == content(tmp_path / "whole")
     assert len(json.loads((out.parent / "s_model_to_idx.json").read_text())) == 60
