@@ -126,7 +126,7 @@ def _start_worker(work: bytes, started: Any, until: Connection) -> None:
     threading.Thread(target=_end_with_parent, args=(until,), daemon=True).start()
     with started.get_lock():
         number, started.value = started.value, started.value + 1
-    function, prepare = pickle.loads(work)
+    function, prepare = pickle.loads(work)  # of our own parent, handed over in memory
     if prepare is not None:
         prepared = cache(partial(prepare, number))  # at the first task, where its errors can be told
         _function = lambda task: function(prepared(), task)  # noqa: E731
