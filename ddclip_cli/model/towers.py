@@ -14,6 +14,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from ddclip_cli.errors import UserError
+from ddclip_cli.model.linear import gelu_of_linear, linear
 
 
 def refuse_unsupported(config: dict[str, Any], name: str) -> None:
@@ -99,7 +100,7 @@ def through_block(block: nn.Module, x: Tensor) -> Tensor:
     if not isinstance(block, ResidualAttentionBlock):  # open_clip's block with other kinds of attention
         return block(x)
     x = x + block.ls_1(_attention(block.attn, block.ln_1(x)))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+    return x + block.ls_2(_mlp(block.mlp, block.ln_2(x)))
 
 
 def cls_of_last_block(block: nn.Module, x: Tensor, tokens_per_view: int) -> Tensor:
@@ -112,19 +113,29 @@ def cls_of_last_block(block: nn.Module, x: Tensor, tokens_per_view: int) -> Tens
         return block(x)[:, ::tokens_per_view]
     keys = block.ln_1(x)
     cls = x[:, ::tokens_per_view] + block.ls_1(_attention(block.attn, keys, keys[:, ::tokens_per_view]))
-    return cls + block.ls_2(block.mlp(block.ln_2(cls)))
+    return cls + block.ls_2(_mlp(block.mlp, block.ln_2(cls)))
 
 
 def _attention(attn: nn.MultiheadAttention, keys: Tensor, queries: Tensor | None = None) -> Tensor:
     """Attention of queries (G, Q, D), or of the keys themselves, over keys (G, T, D) -> (G, Q, D)."""
     weight, bias, width, heads = attn.in_proj_weight, attn.in_proj_bias, attn.embed_dim, attn.num_heads
     if queries is None:
-        q, k, v = F.linear(keys, weight, bias).unflatten(-1, (3, heads, -1)).unbind(-3)  # (G, T, H, D / H) each
+        q, k, v = linear(keys, weight, bias).unflatten(-1, (3, heads, -1)).unbind(-3)  # (G, T, H, D / H) each
     else:
-        q = F.linear(queries, weight[:width], bias[:width]).unflatten(-1, (heads, -1))
-        k, v = F.linear(keys, weight[width:], bias[width:]).unflatten(-1, (2, heads, -1)).unbind(-3)
+        q = linear(queries, weight[:width], bias[:width]).unflatten(-1, (heads, -1))
+        k, v = linear(keys, weight[width:], bias[width:]).unflatten(-1, (2, heads, -1)).unbind(-3)
     mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))  # (G, H, Q, D / H)
-    return attn.out_proj(mixed.transpose(1, 2).flatten(-2))
+    return linear(mixed.transpose(1, 2).flatten(-2), attn.out_proj.weight, attn.out_proj.bias)
+
+
+def _mlp(mlp: Any, x: Tensor) -> Tensor:
+    """(G, T, D) -> the same: what `mlp(x)` gives."""
+    first, activation, last = mlp.c_fc, mlp.gelu, mlp.c_proj
+    if isinstance(activation, nn.GELU) and activation.approximate == "none":
+        hidden = gelu_of_linear(x, first.weight, first.bias)
+    else:
+        hidden = activation(linear(x, first.weight, first.bias))
+    return linear(hidden, last.weight, last.bias)
 
 
 def make_tokenizer(config: dict[str, Any] | None, context_length: int) -> SimpleTokenizer:
