@@ -6,7 +6,9 @@ their gradients are compared before anything is timed, and the two take turns, s
 rate of the machine is that of a large matrix product, measured in the same run; what a step needs is counted as the
 multiplications of the plain step, so a step that leaves some out may come above it.
 
-    python benchmarks/train_step.py [--objects 8] [--views 4] [--rounds 4] [--device cuda] [--profile]
+    python benchmarks/train_step.py [--objects 8] [--views 4] [--rounds 4] [--device cuda] [--compile] [--profile]
+
+With `--measures` it takes what makes the step fast away, one thing after the other, and prints what is left.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddclip_cli.data.dataset import Batch
-from ddclip_cli.model import towers
+from ddclip_cli.model import linear, towers
 from ddclip_cli.model.checkpoints import load_backbone
 from ddclip_cli.model.loss import contrastive_loss
 from ddclip_cli.model.multiview import MultiViewCLIP
@@ -84,6 +88,31 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def step_by_step(trainer: Trainer, step: Callable[[], None], plain: Callable[[], None], rounds: int) -> None:
+    """Print how much faster than the plain step ours is with all its measures, and as they are taken away in turn."""
+
+    model = trainer.model
+
+    def whole_last_block(block: torch.nn.Module, x: Tensor, tokens_per_view: int) -> Tensor:
+        return model._through_block(block, x)[:, ::tokens_per_view]
+
+    measures = {
+        "without products by oneDNN": mock.patch.object(linear, "ON_BOARD", False),
+        "nor attention of our own": mock.patch.object(model, "_through_block", lambda block, x: block(x)),
+        "nor CLS tokens alone in the last block": mock.patch.object(model, "_cls_of_last_block", whole_last_block),
+    }
+    ratios: dict[str, list[float]] = {name: [] for name in ("all measures", *measures)}
+    for _ in range(rounds):
+        with ExitStack() as taken_away:
+            for measure, found in zip([None, *measures.values()], ratios.values(), strict=True):
+                if measure is not None:
+                    taken_away.enter_context(measure)
+                slow, fast = seconds(plain, model.device), seconds(step, model.device)
+                found.append(slow / fast)
+    for name, found in ratios.items():
+        print(f"{statistics.median(found):6.2f} times the plain step, {name}")
+
+
 def fresh_model(device: str) -> MultiViewCLIP:
     torch.manual_seed(0)
     return load_backbone("ViT-B-32", None, cross_view_from=6, device=device, precision="fp32")
@@ -95,11 +124,15 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="Our step with its blocks compiled.")
+    parser.add_argument("--measures", action="store_true", help="Print what each measure brings.")
     parser.add_argument("--profile", action="store_true", help="Print where the time of a step goes.")
     options = parser.parse_args()
     on_gpu = options.device.startswith("cuda")
     plan = TrainingPlan(precision="bf16" if on_gpu else "fp32", crop="none")
     trainer = Trainer(fresh_model(options.device), plan)
+    if options.compile:
+        trainer.model.compile_blocks()
     plain = PlainStep(fresh_model(options.device), torch.float16 if on_gpu else None)
     plain.model.logit_scale.data.fill_(plan.init_logit_scale)
     device = trainer.model.device
@@ -125,6 +158,8 @@ def main() -> None:
             with torch.profiler.profile() as profile:
                 step()
             print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=18))
+    if options.measures:
+        step_by_step(trainer, ours, lambda: plain(batch), options.rounds)
     times = [(seconds(ours, device), seconds(lambda: plain(batch), device)) for _ in range(options.rounds)]
     fast, slow = (statistics.median(column) for column in zip(*times, strict=True))
     ratio = statistics.median(b / a for a, b in times)

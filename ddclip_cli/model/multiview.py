@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -56,6 +56,8 @@ class MultiViewCLIP(nn.Module):
         self.precision = precision
         self.recompute = False
         """Whether blocks that learn forget their activations and compute them again in the backward pass."""
+        self._through_block: Callable[..., Tensor] = towers.through_block
+        self._cls_of_last_block: Callable[..., Tensor] = towers.cls_of_last_block
         self.num_blocks = len(towers.blocks(visual))
         self.image_size = int(visual.image_size[0])
         self.embed_dim = int(visual.output_dim)
@@ -174,6 +176,16 @@ class MultiViewCLIP(nn.Module):
             parts.append(F.normalize(self(self.to_pixels(batch, crop)), dim=-1))
         return torch.cat(parts)
 
+    def compile_blocks(self) -> None:
+        """Have torch compile the blocks, for any number of views; without a C++ compiler, say so and leave them."""
+        try:
+            torch.compile(torch.sin)(torch.zeros(1, device=self.device))
+        except RuntimeError as error:
+            console.warn(f"the blocks run as they are, since torch.compile does not: {str(error).splitlines()[0]}")
+            return
+        self._through_block = torch.compile(towers.through_block, dynamic=True)
+        self._cls_of_last_block = torch.compile(towers.cls_of_last_block, dynamic=True)
+
     def _arithmetic(self) -> AbstractContextManager:
         dtype = AUTOCAST.get(self.precision)
         return torch.autocast(self.device.type, dtype=dtype) if dtype else nullcontext()
@@ -192,8 +204,8 @@ class MultiViewCLIP(nn.Module):
     def _block(self, index: int, x: Tensor, tokens_per_view: int) -> Tensor:
         block = towers.blocks(towers.image_tower(self.clip))[index]
         if index == self.num_blocks - 1:
-            return towers.cls_of_last_block(block, x, tokens_per_view)
-        return towers.through_block(block, x)
+            return self._cls_of_last_block(block, x, tokens_per_view)
+        return self._through_block(block, x)
 
     def _frozen_stages(self, x: Tensor) -> int:
         """How many stages (patch embedding, then each block) come before the first that needs a gradient.
