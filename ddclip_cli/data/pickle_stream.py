@@ -1,9 +1,8 @@
 """A pickled dict of numpy arrays read entry by entry, in the memory of a few, and without running anything.
 
 An unpickler of the few instructions that such a file consists of. An array's bytes are not read but located; an entry
-of the outermost dict is handed out as soon as it is whole, and forgotten. Pickle lets any later instruction ask for any
-earlier object again: names, dtypes, keys and arrays are remembered for that, in 16 bytes an array. Whatever asks for
-more, CannotStreamError says so.
+of the outermost dict is handed out as soon as it is whole, and forgotten, though pickle lets any later instruction ask
+for any earlier object again: see `pickle_memory`.
 """
 
 from __future__ import annotations
@@ -11,58 +10,14 @@ from __future__ import annotations
 import mmap
 import pickle
 import struct
-from array import array
-from bisect import bisect_left
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-from ddclip_cli.data.safe_pickle import CannotStreamError, Dtype, allowed
+from ddclip_cli.data.pickle_memory import LocatedArray, Name, PickleMemory, Span
+from ddclip_cli.data.safe_pickle import Dtype, allowed
 
 FORGET_AFTER = 256 << 20
 """Bytes of the mapped file that may stay in memory behind the reader."""
-
-
-class Span(NamedTuple):
-    """Bytes that lie in the file."""
-
-    start: int
-    size: int
-
-
-class LocatedArray:
-    """A numpy array whose bytes lie in the file."""
-
-    __slots__ = ("data", "dtype", "shape")
-
-    shape: tuple[int, ...]
-    dtype: Dtype
-    data: Span | list[Any]
-
-    def build(self, state: Any) -> None:
-        _, self.shape, self.dtype, is_fortran, self.data = state
-        sizes = isinstance(self.shape, tuple) and all(type(size) is int and size >= 0 for size in self.shape)
-        if not sizes or not isinstance(self.dtype, Dtype) or (is_fortran and len(self.shape) > 1):
-            raise pickle.UnpicklingError("an array of an unknown form")
-        if self.dtype.name == "O":
-            if not isinstance(self.data, list):
-                raise pickle.UnpicklingError("an array of objects of the wrong length")
-        elif not isinstance(self.data, Span) or self.data.size != self._claimed():
-            raise pickle.UnpicklingError("an array of the wrong length")
-
-    def _claimed(self) -> int:
-        size = self.dtype.numpy.itemsize
-        for length in self.shape:
-            size *= length
-        return size
-
-
-class _Name(NamedTuple):
-    module: str
-    name: str
-
-    @property
-    def makes_arrays(self) -> bool:
-        return self.name == "_reconstruct"
 
 
 _MARK = object()
@@ -80,14 +35,7 @@ class PickleStream:
         self._stack: list[Any] = []
         self._root: dict[Any, Any] | None = None
         self._ready: list[tuple[Any, Any]] = []
-        self._kept: dict[int, Any] = {}
-        self._fresh: dict[int, Any] = {}
-        """Remembered since the last entry that was handed out."""
-        self._keys: set[str] = set()
-        self._count = 0
-        self._array_numbers, self._array_starts = array("Q"), array("Q")
-        self._usual: tuple[tuple[int, ...], Dtype, int] | None = None
-        """Shape, dtype and size of the arrays that are remembered."""
+        self._memory = PickleMemory()
         self._steps = {ord(code): getattr(self, f"_{name}") for code, name in _INSTRUCTIONS.items()}
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
@@ -100,7 +48,8 @@ class PickleStream:
             step()
             if self._ready:
                 yield from self._ready
-                self._forget()
+                self._ready = []
+                self._memory.forget()
                 if self._place - forgotten > FORGET_AFTER and hasattr(buffer, "madvise"):
                     buffer.madvise(mmap.MADV_DONTNEED, 0, self._place - self._place % mmap.PAGESIZE)
                     forgotten = self._place
@@ -257,19 +206,19 @@ class PickleStream:
             self._ready = pairs
         else:
             target.update(pairs)
-            self._keys.update(key for key, _ in pairs if isinstance(key, str) and len(self._keys) < 1000)
+            self._memory.note_keys(items[::2])
 
     def _global(self) -> None:
         module = self._line()
-        self._push(_Name(*allowed(module, self._line())))
+        self._push(Name(*allowed(module, self._line())))
 
     def _stack_global(self) -> None:
         name = self._pop()
-        self._push(_Name(*allowed(self._pop(), name)))
+        self._push(Name(*allowed(self._pop(), name)))
 
     def _reduce(self) -> None:
         arguments, function = self._pop(), self._pop()
-        if not isinstance(function, _Name) or not isinstance(arguments, tuple):
+        if not isinstance(function, Name) or not isinstance(arguments, tuple):
             raise pickle.UnpicklingError("a call of something else")
         if function.makes_arrays:
             self._push(LocatedArray())
@@ -290,7 +239,7 @@ class PickleStream:
     # --- what is remembered
 
     def _memoize(self) -> None:
-        self._remember(self._count)
+        self._remember(self._memory.count)
 
     def _put1(self) -> None:
         self._remember(self._byte())
@@ -299,47 +248,13 @@ class PickleStream:
         self._remember(self._number("<I"))
 
     def _remember(self, number: int) -> None:
-        self._count += 1
-        self._fresh[number] = self._stack[-1]
+        self._memory.remember(number, self._top(object))
 
     def _get1(self) -> None:
-        self._push(self._recall(self._byte()))
+        self._push(self._memory.recall(self._byte()))
 
     def _get4(self) -> None:
-        self._push(self._recall(self._number("<I")))
-
-    def _recall(self, number: int) -> Any:
-        for memory in (self._fresh, self._kept):
-            if number in memory:
-                return memory[number]
-        place = bisect_left(self._array_numbers, number)
-        if place == len(self._array_numbers) or self._array_numbers[place] != number or self._usual is None:
-            raise CannotStreamError
-        again = LocatedArray()
-        again.shape, again.dtype, size = self._usual
-        again.data = Span(self._array_starts[place], size)
-        return again
-
-    def _forget(self) -> None:
-        """Keep what an entry may share with later ones, and let go of the rest."""
-        self._ready = []
-        for number, value in self._fresh.items():
-            is_shared_text = isinstance(value, str) and (len(value) <= 8 or value in self._keys)
-            is_letter = isinstance(value, Span) and value.size == 1  # every array is made with the same b"b"
-            if isinstance(value, (_Name, Dtype)) or is_shared_text or is_letter:
-                self._kept[number] = value
-            elif isinstance(value, LocatedArray) and isinstance(getattr(value, "data", None), Span):
-                self._keep_array(number, value)
-        self._fresh = {}
-
-    def _keep_array(self, number: int, value: LocatedArray) -> None:
-        assert isinstance(value.data, Span)
-        if self._usual is None:
-            self._usual = (value.shape, value.dtype, value.data.size)
-        is_next = not self._array_numbers or number > self._array_numbers[-1]
-        if self._usual[:2] == (value.shape, value.dtype) and is_next:
-            self._array_numbers.append(number)
-            self._array_starts.append(value.data.start)
+        self._push(self._memory.recall(self._number("<I")))
 
 
 _INSTRUCTIONS: dict[bytes, str] = {

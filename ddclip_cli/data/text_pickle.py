@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ddclip_cli.data.pickle_stream import LocatedArray, PickleStream, Span
+from ddclip_cli.data.pickle_memory import LocatedArray, Span
+from ddclip_cli.data.pickle_stream import PickleStream
 from ddclip_cli.data.safe_pickle import Array, read_pickled_dict, reading_pickle
 from ddclip_cli.errors import UserError
 
