@@ -188,6 +188,20 @@ def test_options_that_change_nothing_but_memory_and_logs_are_taken(library):
     assert len(list((library / "run" / "checkpoints").glob("step-*"))) == 3
 
 
+@pytest.mark.slow
+def test_compiled_blocks_train_alike(library):
+    from torch._dynamo.utils import counters
+
+    losses, compiled = [], counters["stats"]["unique_graphs"]
+    for arguments in ((), ("--compile", "--force")):
+        ended = train(library, *arguments)
+        assert ended.code == 0, ended.err
+        lines = map(json.loads, (library / "run" / "metrics.jsonl").read_text().splitlines())
+        losses.append([line["loss"] for line in lines if line["kind"] == "step"])
+    assert counters["stats"]["unique_graphs"] > compiled
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_a_tracker_that_is_not_installed_is_an_error_at_the_start(library, monkeypatch):
     from ddclip_cli.training import tracking
 

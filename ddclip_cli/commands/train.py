@@ -67,6 +67,9 @@ def command(
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Less memory: compute activations again in the backward pass.")
     ] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the blocks: minutes at the start, for GPUs; slower on a CPU.")
+    ] = False,
     save_every: Annotated[
         int | None,
         typer.Option(min=1, help="Steps between checkpoints within an epoch; default: every ten minutes."),
@@ -145,6 +148,8 @@ def command(
             else:
                 model = load_model(start, device=place, precision="fp32")
                 model = model.with_views_meeting_from(settings.model.cross_view_from)
+            if compiled:
+                model.compile_blocks()
             plan = TrainingPlan(seed=settings.seed, **settings.train.model_dump())
             if dry_run:
                 options = {"micro_batch": micro_batch, "recompute": recompute, "jobs": jobs}
