@@ -9,13 +9,12 @@ import zlib
 from pathlib import Path
 
 import faiss
-import h5py
 import numpy as np
 import pyarrow.parquet
 import pytest
+from search_files import clustered, split, write_embeddings
 from tiny import embed, run, tiny_model, tiny_store
 
-from ddclip_cli.data.hdf5_output import create_contiguous, create_ids
 from ddclip_cli.errors import UserError
 from ddclip_cli.search.embeddings import ShapeEmbeddings
 from ddclip_cli.search.index import NearIndex, build_index, choose_kind
@@ -23,21 +22,6 @@ from ddclip_cli.search.index_file import TAIL, read_index, read_record, write_in
 from ddclip_cli.search.retrieve import retrieve
 
 NEAR = ("fp16", "int8", "ivf", "hnsw")
-
-
-def write_embeddings(path: Path, vectors: np.ndarray, ids: list[str] | None = None) -> Path:
-    with h5py.File(path, "w") as file:
-        file.attrs["made_by"] = json.dumps({"checkpoint": "none", "fingerprint": "0123456789abcdef"})
-        create_ids(file, ids or [f"object-{row}" for row in range(len(vectors))])
-        create_contiguous(file, "shape_feat", vectors.shape, "<f4")[:] = vectors
-    return path
-
-
-def clustered(number: int, seed: int = 0, width: int = 48) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).standard_normal((60, width))
-    vectors = centres[rng.integers(60, size=number)] + 0.7 * rng.standard_normal((number, width))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +116,6 @@ def test_garbage_and_truncation_are_one_sentence(place, tmp_path, kind):
         data[place_] ^= 1 << int(rng.integers(8))
         path.write_bytes(data)
         refused(path, "damaged")
-
-
-def split(data: bytes) -> tuple[bytes, dict]:
-    """What faiss wrote, and our record of it."""
-    length, _ = TAIL.unpack(data[-TAIL.size :])
-    return data[: -TAIL.size - length], json.loads(data[-TAIL.size - length : -TAIL.size])
 
 
 def forged(path: Path, index, record) -> Path:

@@ -32,6 +32,9 @@ def command(
     metadata: Annotated[
         Path | None, typer.Option(metavar="FILE", help="CSV or Parquet with a column id, for --export.")
     ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where an ivf is made; auto: a large one on every GPU.")
+    ] = "auto",
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -72,7 +75,7 @@ def command(
         console.log(f"{len(opened)} objects exported: {export}")
         if kind is Kind.exact:  # an export is what was asked for
             return
-    record = build_index(opened, kind.value, out, force=force)
+    record = build_index(opened, kind.value, out, device=device, force=force)
     is_file = record.kind != "exact"
     path = out or embeddings.with_name(f"{embeddings.stem}.{record.kind}{SUFFIX}") if is_file else None
     if as_json:

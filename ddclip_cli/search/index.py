@@ -16,11 +16,14 @@ from typing import Any
 
 import faiss
 import numpy as np
+from faiss.contrib.ivf_tools import add_preassigned
 
 from ddclip_cli import files
 from ddclip_cli.console import log, progress_bar
-from ddclip_cli.errors import UserError
+from ddclip_cli.errors import UsageError, UserError
+from ddclip_cli.model.device import kind_and_number
 from ddclip_cli.search.embeddings import ShapeEmbeddings
+from ddclip_cli.search.gpus import on_gpus, usable_gpus, warn_of
 from ddclip_cli.search.index_file import SUFFIX, IndexRecord, read_index, write_index
 from ddclip_cli.search.retrieve import retrieve
 from ddclip_cli.search.vectors import StoredVectors
@@ -36,6 +39,8 @@ ADD_ROWS = 50_000
 NEIGHBOURS, BUILD_CANDIDATES = 32, 80  # of an hnsw
 TRAINED_A_LIST, LIST_ROUNDS = 40, 6
 CONTENT_ROWS = 1024
+GPUS_FROM = 200_000
+"""Objects from which `auto` asks for GPUs: of fewer, a CPU makes an ivf in about the time that CUDA takes to start."""
 
 
 class NearIndex:
@@ -65,24 +70,42 @@ def choose_kind(kind: str, objects: int) -> str:
 
 
 def build_index(
-    embeddings: ShapeEmbeddings, kind: str, out: str | Path | None = None, *, seed: int = 0, force: bool = False
+    embeddings: ShapeEmbeddings,
+    kind: str,
+    out: str | Path | None = None,
+    *,
+    device: str = "auto",
+    seed: int = 0,
+    force: bool = False,
 ) -> IndexRecord:
     """Build an index of a kind and write it to `out`, `<stem>.<kind>.index` beside the embeddings if that is None.
 
     `exact` needs no file: it is measured, and nothing is written. Recall@10 against exact search and the latency of one
     query are measured by objects with noise, which are not in the library.
+
+    Args:
+        device: where the lists of an ivf are made and filled: `auto` (every GPU, from 200,000 objects on), `cpu`,
+            `cuda` (every GPU) or `cuda:N`. The file is the same kind of file wherever it was made.
+
+    Raises:
+        UsageError: `device` is none, or is not there, or is cuda for another kind.
+        UserError: `out` exists (and not `force`) or cannot be written, or a vector is damaged.
     """
     kind = choose_kind(kind, len(embeddings))
+    if kind_and_number(device)[0] == "cuda" and kind != "ivf":
+        raise UsageError(f"of the indexes, ivf alone is made on GPUs: leave --device out for {kind}")
     vectors = embeddings.vectors
     out = Path(out) if out is not None else embeddings.path.with_name(f"{embeddings.path.stem}.{kind}{SUFFIX}")
     if kind != "exact":
         files.refuse_existing(out, force=force)
+    asks_gpus = kind == "ivf" and (device != "auto" or len(vectors) >= GPUS_FROM)
+    gpus = usable_gpus(device) if asks_gpus else []
     queries = _queries(vectors, seed)
     _, truth = retrieve(queries, vectors, 10)
     exact = _milliseconds(lambda query: retrieve(query, vectors, 10), queries)
     probes, recall, near = 0, 1.0, exact
     if kind != "exact":
-        index = _built(vectors, kind, seed)
+        index = _built(vectors, kind, seed, gpus)
         for probes in _probes(kind, len(vectors)):
             search = _searcher(index, vectors, kind, probes, out)
             recall = _recall(search(queries, 10)[1], truth)
@@ -116,12 +139,47 @@ def content_of(vectors: StoredVectors) -> str:
     return digest.hexdigest()
 
 
-def _built(vectors: StoredVectors, kind: str, seed: int) -> Any:
-    """The faiss index of all vectors, added block by block."""
+def _built(vectors: StoredVectors, kind: str, seed: int, gpus: list[int]) -> Any:
+    """The faiss index of all vectors; the CPU makes it if the GPUs fail."""
+    if gpus:
+        try:
+            return _filled(vectors, kind, seed, gpus)
+        except RuntimeError as error:  # no memory left on one, for instance
+            warn_of(str(error))
+    return _filled(vectors, kind, seed, [])
+
+
+def _filled(vectors: StoredVectors, kind: str, seed: int, gpus: list[int]) -> Any:
+    """The faiss index of all vectors, added block by block; the GPUs look for the nearest list of each."""
     number, width = vectors.shape
-    product, quantizer = faiss.METRIC_INNER_PRODUCT, faiss.ScalarQuantizer
     lists = max(1, min(4 * math.isqrt(number), number // TRAINED_A_LIST))
     trained = min(number, max(TRAINED_A_LIST * lists, 10_000))
+    index = _empty(kind, width, lists, seed)
+    add = index.add
+    if not index.is_trained:
+        log(f"training on {trained} of {number} objects" + (f", GPUs: {len(gpus)}" if gpus else ""))
+    rows = np.sort(np.random.default_rng(seed).choice(number, trained, replace=False))
+    if gpus:
+        nearest_list = index.clustering_index = on_gpus(faiss.IndexFlatIP(width), gpus)
+        index.train(vectors.take(rows))
+        index.clustering_index = None
+        nearest_list.reset()
+        nearest_list.add(index.quantizer.reconstruct_n(0, lists))
+
+        def add(block: np.ndarray) -> None:
+            add_preassigned(index, block, nearest_list.search(block, 1)[1].reshape(-1))
+    else:
+        index.train(vectors.take(rows))
+    with progress_bar(total=number, label="index") as bar:
+        for _, block in vectors.blocks(ADD_ROWS):
+            add(np.ascontiguousarray(block))
+            bar.update(len(block))
+    return index
+
+
+def _empty(kind: str, width: int, lists: int, seed: int) -> Any:
+    """The faiss index of a kind before its training."""
+    product, quantizer = faiss.METRIC_INNER_PRODUCT, faiss.ScalarQuantizer
     index: Any
     if kind == "fp16":
         index = faiss.IndexScalarQuantizer(width, quantizer.QT_fp16, product)
@@ -134,14 +192,6 @@ def _built(vectors: StoredVectors, kind: str, seed: int) -> Any:
         index = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatIP(width), width, lists, quantizer.QT_8bit, product)
         index.cp.niter, index.cp.spherical, index.cp.seed = LIST_ROUNDS, True, seed
         index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, TRAINED_A_LIST
-    rows = np.sort(np.random.default_rng(seed).choice(number, trained, replace=False))
-    if not index.is_trained:
-        log(f"training on {trained} of {number} objects")
-    index.train(vectors.take(rows))
-    with progress_bar(total=number, label="index") as bar:
-        for _, block in vectors.blocks(ADD_ROWS):
-            index.add(np.ascontiguousarray(block))
-            bar.update(len(block))
     return index
 
 
