@@ -8,6 +8,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import duckdb
 import faiss
 import numpy as np
 import pyarrow.parquet
@@ -224,17 +225,30 @@ def test_command_builds_and_retrieve_uses_it(library):
 
 
 def test_export_is_what_others_load(library, tmp_path):
-    (tmp_path / "objects.csv").write_text("id,name,price\no1,A boat,3\no0,A mug,\n")
+    (tmp_path / "objects.csv").write_text(",id,name,price,size,code\n0,o1,A boat,3,1e-1,007\n1,o0,A mug,,-2,12\n")
     out = tmp_path / "emb.parquet"
     result = run("index", library / "emb.h5", "--export", out, "--metadata", tmp_path / "objects.csv")
     assert (result.code, result.out) == (0, ""), result.err
     table = pyarrow.parquet.read_table(out)
-    assert table.column_names == ["id", "vector", "name", "price"]
+    assert table.column_names == ["id", "vector", "name", "price", "size", "code"]
+    assert [str(table.schema.field(name).type) for name in table.column_names[2:]] == [
+        "string", "int64", "double", "string",
+    ]  # fmt: skip
     embeddings = ShapeEmbeddings(library / "emb.h5")
     assert table["id"].to_pylist() == embeddings.ids
     assert table["name"].to_pylist()[:3] == ["A mug", "A boat", None]
+    assert table["price"].to_pylist()[:3] == [None, 3, None]
+    assert table["size"].to_pylist()[:3] == [-2.0, 0.1, None]
+    assert table["code"].to_pylist()[:3] == ["12", "007", None]
     np.testing.assert_array_equal(np.array(table["vector"].to_pylist(), np.float32), embeddings.vectors.read())
     assert json.loads(table.schema.metadata[b"made_by"])["fingerprint"] == embeddings.made_by["fingerprint"]
+    near = duckdb.execute(  # as a database that reads the file where it lies
+        f"SELECT id FROM '{out}' ORDER BY array_inner_product(vector::FLOAT[12], $1::FLOAT[12]) DESC LIMIT 5",
+        [embeddings.vectors.take([7])[0].tolist()],
+    ).fetchall()
+    rows = retrieve(embeddings.vectors.take([7]), embeddings.vectors, 5)[1][0]
+    assert [object_id for (object_id,) in near] == embeddings.ids_of(rows)
+    assert duckdb.sql(f"SELECT id FROM '{out}' WHERE price < 10").fetchall() == [("o1",)]
     assert "--force" in run("index", library / "emb.h5", "--export", out).err
     assert run("index", library / "emb.h5", "--export", tmp_path / "emb.csv").code == 2
     assert run("index", library / "emb.h5", "--metadata", tmp_path / "objects.csv").code == 2
