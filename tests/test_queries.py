@@ -353,6 +353,8 @@ def test_gallery_of_the_command(place, tmp_path):
         ({}, None),
         ({"TERM": "xterm-kitty"}, "kitty"),
         ({"TERM_PROGRAM": "iTerm.app"}, "iterm2"),
+        ({"KONSOLE_VERSION": "221203"}, "iterm2"),
+        ({"KONSOLE_VERSION": "210800"}, None),
         ({"TERM_PROGRAM": "WezTerm", "TMUX": "1"}, None),
     ],
 )
@@ -361,19 +363,60 @@ def test_which_terminals_show_pictures(environment, how):
 
 
 def test_pictures_in_the_terminal():
+    """Three of five fit beside each other: two strips, each as large as the cells it is said to fill."""
     import base64
     import io
     import re
 
     buffer = io.BytesIO()
     Image.effect_noise((112, 112), 80).convert("RGB").save(buffer, "JPEG", quality=95)
-    hits = [Hit(1, 1.0, "a", 0), Hit(2, 0.5, "b", 1)]
-    for how, pattern in (("kitty", r"\x1b_G[^;]*;([^\x1b]*)\x1b\\"), ("iterm2", r"\x1b\]1337;[^:]*:([^\x07]*)\x07")):
-        text = terminal_pictures.strip(hits, lambda row: buffer.getvalue() if row == 0 else None, how)
-        picture = Image.open(io.BytesIO(base64.b64decode("".join(re.findall(pattern, text)))))
-        assert picture.size == (2 * 112 + 8, 112)
-        assert re.sub(pattern, "", text) == "\n"
-    assert terminal_pictures.strip(hits, lambda row: None, "kitty") == ""
+    hits = [Hit(rank, 1 / rank, "a", rank) for rank in range(1, 6)]
+    screen = terminal_pictures.Screen(columns=44, width=9, height=20)
+    for how, pattern, cells in (
+        ("kitty", r"\x1b_G([^;]*);([^\x1b]*)\x1b\\", "c={},r=6,"),
+        ("iterm2", r"\x1b\]1337;([^:]*):([^\x07]*)\x07", "width={};height=6;"),
+    ):
+        text = terminal_pictures.strips(hits, lambda row: buffer.getvalue() if row != 2 else None, how, screen)
+        strips = text.splitlines()
+        assert len(strips) == 2
+        for strip, pictures in zip(strips, (3, 2), strict=True):
+            chunks = re.findall(pattern, strip)
+            picture = Image.open(io.BytesIO(base64.b64decode("".join(data for _, data in chunks))))
+            assert picture.size == (pictures * 14 * 9, 6 * 20)
+            assert cells.format(pictures * 14) in chunks[0][0]
+            assert re.sub(pattern, "", strip) == ""
+            shown = np.asarray(picture)[..., 3].any(axis=0)
+            assert shown[:110].all()
+            assert not shown[110:126].any()
+            assert shown[126:236].any() == (pictures == 2)  # of the second object there is none
+    assert terminal_pictures.strips(hits, lambda row: None, "kitty", screen) == ""
+    narrow = terminal_pictures.strips(hits, lambda row: buffer.getvalue(), "kitty", screen._replace(columns=5))
+    assert len(narrow.splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "width", "height", "found"),
+    [
+        (24, 80, 720, 480, (80, 9, 20)),
+        (24, 80, 0, 0, (80, 8, 16)),  # most terminals
+        (24, 80, 65535, 65535, (80, 8, 16)),
+    ],
+)
+def test_the_cells_of_the_terminal(monkeypatch, rows, columns, width, height, found):
+    import fcntl
+    import os
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, width, height))
+    monkeypatch.delenv("COLUMNS", raising=False)
+    with os.fdopen(theirs, "w") as terminal, os.fdopen(ours):
+        monkeypatch.setattr("sys.__stdout__", terminal)
+        monkeypatch.setattr("sys.stdout", terminal)
+        assert terminal_pictures.screen() == found
+    assert terminal_pictures.screen()[1:] == (8, 16)  # a closed one
 
 
 def test_without_a_query_a_terminal_is_asked(place, tmp_path):

@@ -60,7 +60,8 @@ def _print_table(answer: Answer, embeddings: ShapeEmbeddings, *, pictures: bool)
 
         how = terminal_pictures.protocol()
         if how is not None:
-            print(terminal_pictures.strip(answer.hits, embeddings.thumbnail, how), end="")
+            screen = terminal_pictures.screen()
+            print(terminal_pictures.strips(answer.hits, embeddings.thumbnail, how, screen), end="")
     if not answer.hits:
         print("nothing was found")
         return
