@@ -18,10 +18,14 @@ from mesh_files import OFF, gltf, textured_glb
 from PIL import Image
 from tiny import SIZE, embed, run, tiny_model, tiny_store
 
+from ddclip_cli.data.hdf5 import opened
 from ddclip_cli.errors import UserError
 from ddclip_cli.model.checkpoints import save_checkpoint
+from ddclip_cli.search import embeddings
 from ddclip_cli.search.embed import ModelSpec, embed_library
 from ddclip_cli.search.embeddings import ShapeEmbeddings
+from ddclip_cli.search.embeddings_output import OldEmbeddings, write_embeddings
+from ddclip_cli.search.journal import Embedded
 from ddclip_cli.search.library import ViewSettings, find_objects
 
 SMALL = ViewSettings(num_views=2, size=SIZE, render_size=64)
@@ -319,6 +323,36 @@ def test_update_of_a_store_reads_its_pictures(model, tmp_path):
         file["imgs"][1] = 255 - file["imgs"][1]
     done = embed(model, store, tmp_path / "emb.h5", update=True)
     assert (done.done, done.kept) == (["b"], ["a", "c"])
+
+
+def test_the_many_that_stay_are_read_in_blocks(tmp_path, monkeypatch):
+    """Opening a file of HDF5 takes longer than reading an object from it."""
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((2500, 4)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    objects = [
+        Embedded(f"o{number}", rng.bytes(16), vector, rng.bytes(number % 7), f"{number}.glb" if number % 5 else None)
+        for number, vector in enumerate(vectors)
+    ]
+    (tmp_path / "7.glb").touch()
+    out, record = tmp_path / "emb.h5", {"fingerprint": "0123456789abcdef"}
+    write_embeddings(out, record, [thing.object_id for thing in objects], 4, iter(objects))
+    opens = []
+    monkeypatch.setattr(embeddings, "opened", lambda path: opens.append(path) or opened(path))
+    old = OldEmbeddings(out, record)
+    replaced = range(0, 1500, 3)
+    kept = old.keep({f"o{number}" for number in replaced})
+    there = [*range(0, 2500, 5), 7]  # what came from a store cannot be gone
+    stay = sorted(set(there) - set(replaced))
+    assert kept == [f"o{number}" for number in stay]
+    assert old.dropped == [f"o{number}" for number in range(2500) if number % 5 and number != 7]
+    for found, number in zip(old.read(), stay, strict=True):
+        expected = objects[number]
+        np.testing.assert_array_equal(found.vector, expected.vector)
+        assert (found.object_id, found.digest, found.thumbnail, found.path) == (
+            expected.object_id, expected.digest, expected.thumbnail, expected.path,
+        )  # fmt: skip
+    assert len(opens) < 20
 
 
 def test_update_by_another_model_or_other_views_is_refused(model, library, tmp_path):

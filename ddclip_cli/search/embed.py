@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
 from ddclip_cli import files
 from ddclip_cli.console import log, progress_bar, warn
-from ddclip_cli.data.hdf5_output import create_contiguous, create_ids, creating
-from ddclip_cli.data.object_ids import rows_file, write_rows
+from ddclip_cli.data.object_ids import rows_file
 from ddclip_cli.errors import UserError, some
 from ddclip_cli.model.multiview import MultiViewCLIP
 from ddclip_cli.model.transforms import Crop
 from ddclip_cli.ordered_pool import in_order
-from ddclip_cli.search.embeddings import ShapeEmbeddings
+from ddclip_cli.search.embeddings_output import OldEmbeddings, write_embeddings
 from ddclip_cli.search.journal import Embedded, Journal
-from ddclip_cli.search.library import DIGEST_BYTES, LibraryObject, ViewSettings, check_stores, digest_of, read_object
-from ddclip_cli.search.thumbnails import ThumbnailWriter, best_views, thumbnail_jpeg
+from ddclip_cli.search.library import LibraryObject, ViewSettings, check_stores, digest_of, read_object
+from ddclip_cli.search.thumbnails import best_views, thumbnail_jpeg
 
-WRITE_ROWS = 1024
 BATCH_SIZE = 32
 
 
@@ -107,7 +104,7 @@ def embed_library(
     if any(thing.kind != "store" for thing in objects):
         record["views"] = {key: value for key, value in asdict(views).items() if key != "num_views"}
     files.remove_leftovers(out.parent, (out.name, rows_path.name))
-    old = _Old(out, record) if update and out.exists() else None
+    old = OldEmbeddings(out, record) if update and out.exists() else None
     wanted = [thing for thing in objects if old is None or not old.has(thing, views)]
     run = Run()
     if old is not None:
@@ -141,7 +138,8 @@ def embed_library(
         run.done.extend(thing.object_id for thing in wanted if thing.object_id in journal)
         if not run.done and not run.kept:
             raise UserError(f"none of the {len(objects)} objects could be embedded: nothing was written")
-        _write(out, rows_path, record, model.embed_dim, run, old, journal)
+        everything = chain(old.read() if old is not None else (), journal.read(iter(run.done)))
+        write_embeddings(out, record, [*run.kept, *run.done], model.embed_dim, everything)
         finished = True
     finally:
         journal.close(remove=finished)
@@ -268,95 +266,3 @@ def _stamp(wanted: Sequence[LibraryObject]) -> list[list[str | int]]:
     """The stores that are read, as they are now: objects of others are not taken from an earlier run's journal."""
     stores = sorted({thing.path for thing in wanted if thing.kind == "store"})
     return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in stores]
-
-
-class _Old:
-    """The file that is brought up to date."""
-
-    MUST_EQUAL = ("fingerprint", "num_views", "crop", "precision", "views")
-
-    def __init__(self, out: Path, record: dict[str, Any]) -> None:
-        self.embeddings = ShapeEmbeddings(out)
-        self._record = self.embeddings.made_by or {}
-        for key in self.MUST_EQUAL:
-            before, now = self._record.get(key), record.get(key)
-            if before != now and not (key == "views" and None in (before, now)):
-                raise UserError(f"{out} was made with {key} {before}, not {now}: make it anew with --force")
-        digests = self.embeddings.digests()
-        if digests is None:
-            raise UserError(f"{out} does not say what its objects came from: make it anew with --force")
-        self._digests = digests
-        self._row = {object_id: row for row, object_id in enumerate(self.embeddings.ids)}
-        self._seen: set[str] = set()
-        self.dropped: list[str] = []
-        self.rows: list[int] = []
-        """Rows that are kept."""
-
-    def joined(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The new record; how views were made stays known if only stores are added."""
-        return {**record, "views": self._record["views"]} if "views" in self._record else record
-
-    def has(self, thing: LibraryObject, views: ViewSettings) -> bool:
-        """Whether the object is in the file, from what it is made of now."""
-        row = self._row.get(thing.object_id)
-        if row is None:
-            return False
-        self._seen.add(thing.object_id)
-        try:
-            return self._digests[row].tobytes() == digest_of(thing, views)
-        except (UserError, OSError):
-            return False  # embedding will say why
-
-    def keep(self, replaced: set[str]) -> list[str]:
-        """The ids that stay: all but those that are replaced, and those whose files are gone."""
-        for object_id, row in self._row.items():
-            path = self.embeddings.source_path(row) if object_id not in self._seen else None
-            if path is not None and not Path(path).exists():
-                self.dropped.append(object_id)
-            elif object_id not in replaced:
-                self.rows.append(row)
-        return [self.embeddings.ids[row] for row in self.rows]
-
-    def read(self) -> Iterator[Embedded]:
-        for start in range(0, len(self.rows), WRITE_ROWS):
-            rows = self.rows[start : start + WRITE_ROWS]
-            for row, vector in zip(rows, self.embeddings.vectors.take(rows), strict=True):
-                object_id, digest = self.embeddings.ids[row], self._digests[row].tobytes()
-                jpeg, path = self.embeddings.thumbnail(row) or b"", self.embeddings.stored_path(row)
-                yield Embedded(object_id, digest, vector, jpeg, path)
-
-
-def _write(
-    out: Path, rows_path: Path, record: dict[str, Any], width: int, run: Run, old: _Old | None, journal: Journal
-) -> None:
-    """Put the file together: what is kept, then what was done."""
-
-    def everything() -> Iterator[Embedded]:
-        if old is not None:
-            yield from old.read()
-        yield from journal.read(iter(run.done))
-
-    ids = [*run.kept, *run.done]
-    # The embeddings get their name first: they have their ids inside, and rows alone would be refused as another's.
-    with files.writing(rows_path) as partial_rows, files.writing(out) as partial_out:
-        with creating(partial_out, out) as file:
-            file.attrs["made_by"] = json.dumps(record, ensure_ascii=False, sort_keys=True)
-            create_ids(file, ids)
-            vectors = create_contiguous(file, "shape_feat", (len(ids), width), "<f4")
-            digests = create_contiguous(file, "digests", (len(ids), DIGEST_BYTES), "u1")
-            thumbnails = ThumbnailWriter(file, len(ids))
-            paths: list[str] = []
-            block: list[Embedded] = []
-            for number, thing in enumerate(everything(), start=1):
-                block.append(thing)
-                paths.append(thing.path or "")
-                if len(block) == WRITE_ROWS or number == len(ids):
-                    start = number - len(block)
-                    vectors[start:number] = np.stack([entry.vector for entry in block])
-                    digests[start:number] = np.stack([np.frombuffer(entry.digest, np.uint8) for entry in block])
-                    thumbnails.write(start, [entry.thumbnail for entry in block])
-                    file.check()
-                    block = []
-            if any(paths):
-                file.create_dataset("paths", data=paths, dtype=h5py.string_dtype())
-        write_rows(partial_rows, ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import os
 from functools import cached_property
@@ -108,10 +109,14 @@ class ShapeEmbeddings:
 
     def stored_path(self, row: int) -> str | None:
         """The same as it is stored: from the folder of the embeddings."""
+        return self.stored_paths(row, row + 1)[0]
+
+    def stored_paths(self, start: int, stop: int) -> list[str | None]:
+        """Of the rows from `start` to `stop`."""
         if not self._has_paths:
-            return None
+            return [None] * (stop - start)
         with opened(self.path) as file:
-            return local_dataset(file, "paths")[row].decode(errors="replace") or None
+            return [path.decode(errors="replace") or None for path in local_dataset(file, "paths")[start:stop]]
 
     def digests(self) -> np.ndarray | None:
         """(N, 16) uint8 of what the views came from, if the file has them."""
@@ -123,13 +128,19 @@ class ShapeEmbeddings:
 
     def thumbnail(self, row: int) -> bytes | None:
         """The JPEG kept of an object, or None."""
+        return self.thumbnails(row, row + 1)[0]
+
+    def thumbnails(self, start: int, stop: int) -> list[bytes | None]:
+        """Of the rows from `start` to `stop`."""
         if self._thumbnail_offsets is None:
-            return None
-        start, end = (int(offset) for offset in self._thumbnail_offsets[row : row + 2])
-        if end - start > MAX_THUMBNAIL_BYTES:
-            return None
+            return [None] * (stop - start)
+        offsets = self._thumbnail_offsets[start : stop + 1].tolist()
         with opened(self.path) as file:
-            return local_dataset(file, "thumbnail_bytes")[start:end].tobytes()
+            data = local_dataset(file, "thumbnail_bytes")
+            return [
+                data[begin:end].tobytes() if end - begin <= MAX_THUMBNAIL_BYTES else None
+                for begin, end in itertools.pairwise(offsets)
+            ]
 
     @cached_property
     def _thumbnail_offsets(self) -> np.ndarray | None:
