@@ -19,9 +19,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from torch import Tensor
+from encode_views import stock_blocks
 
-from ddclip_cli.model import towers
 from ddclip_cli.model.checkpoints import load_backbone
 from ddclip_cli.model.multiview import MultiViewCLIP
 from ddclip_cli.search.embed import BATCH_SIZE, embed_library
@@ -34,18 +33,11 @@ VIEWS, SIZE, ROUNDS = 12, 224, 3
 @torch.inference_mode()
 def plain(model: MultiViewCLIP, store: Path) -> np.ndarray:
     """(N, E): whole stock blocks and one reshape, batch by batch."""
-    visual = towers.image_tower(model.clip)
     parts = []
     with h5py.File(store) as file:
         for start in range(0, len(file["imgs"]), BATCH_SIZE):
             views = torch.from_numpy(file["imgs"][start : start + BATCH_SIZE])  # (B, F, 3, H, W)
-            x = towers.embed_patches(visual, model.to_pixels(views, "center").flatten(0, 1))  # (B*F, L, D)
-            length = x.shape[1]
-            for index, block in enumerate(towers.blocks(visual)):
-                if index == model.cross_view_from:
-                    x = x.unflatten(0, views.shape[:2]).flatten(1, 2)  # (B, F*L, D)
-                x = block(x)
-            features: Tensor = visual.ln_post(x[:, ::length]).mean(dim=1) @ visual.proj
+            features = stock_blocks(model, model.to_pixels(views, "center"))
             parts.append(torch.nn.functional.normalize(features, dim=1).numpy())
     return np.concatenate(parts)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+from encode_views import stock_blocks
 from torch import Tensor
 
 from ddclip_cli.data.labels import read_labels
@@ -30,26 +31,12 @@ from ddclip_cli.evaluation.one_pass import Entrant, OnePass, Protocol
 from ddclip_cli.evaluation.report import UNFINISHED, accuracy_curves, accuracy_table, write_report
 from ddclip_cli.evaluation.view_choice import crop_seed, view_order
 from ddclip_cli.evaluation.zero_shot import evaluate
-from ddclip_cli.model import towers
 from ddclip_cli.model.checkpoints import load_backbone
 from ddclip_cli.model.multiview import MultiViewCLIP
 
 VIEWS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
 PROTOCOLS = {"paper": Protocol(VIEWS, 3, 678, "random"), "deterministic": Protocol(VIEWS, 3, 678, "center")}
 CLASSES = 1156
-
-
-def stock_blocks(model: MultiViewCLIP, pixels: Tensor) -> Tensor:
-    """(B, F, 3, H, W) -> (B, E) with whole stock blocks and one reshape."""
-    visual = towers.image_tower(model.clip)
-    with torch.autocast("cpu", torch.bfloat16, enabled=model.precision == "bf16"):
-        x = towers.embed_patches(visual, pixels.flatten(0, 1))  # (B*F, L, D)
-        length = x.shape[1]
-        for index, block in enumerate(towers.blocks(visual)):
-            if index == model.cross_view_from:
-                x = x.unflatten(0, pixels.shape[:2]).flatten(1, 2)  # (B, F*L, D)
-            x = block(x)
-    return visual.ln_post(x[:, ::length].float()).mean(dim=1) @ visual.proj  # the CLS tokens (B, F, D)
 
 
 @torch.no_grad()
