@@ -60,6 +60,10 @@ def test_recall_and_latency_are_measured_and_stored(place, kind):
 
 
 def test_faiss_alone_reads_our_file(place):
+    """And what it believes of other files is left as it was."""
+    limits = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
+    NearIndex(place / "emb.ivf.index")
+    assert (faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()) == limits
     index = faiss.read_index(str(place / "emb.hnsw.index"))
     assert index.ntotal == 3000
 
@@ -130,6 +134,13 @@ def test_a_graph_that_begins_elsewhere_is_refused(place, tmp_path, name, value):
     (tmp_path / "emb.h5").write_bytes((place / "emb.h5").read_bytes())
     index = faiss.read_index(str(place / "emb.hnsw.index"))
     setattr(index.hnsw, name, value)
+    refused(forged(tmp_path / "emb.hnsw.index", index, read_record(place / "emb.hnsw.index")), "damaged")
+
+
+def test_a_graph_without_links_is_refused(place, tmp_path):
+    (tmp_path / "emb.h5").write_bytes((place / "emb.h5").read_bytes())
+    index = faiss.read_index(str(place / "emb.hnsw.index"))
+    index.hnsw.neighbors.resize(0)
     refused(forged(tmp_path / "emb.hnsw.index", index, read_record(place / "emb.hnsw.index")), "damaged")
 
 

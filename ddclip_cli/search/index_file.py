@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,10 +87,9 @@ def read_index(path: Path) -> tuple[Any, IndexRecord]:
     checked = size if record.kind not in MAPPED else min(size, HEAD_BYTES)
     if name != NAMES[record.kind] or _checksum(path, checked) != checksum:
         raise damaged
-    faiss.set_deserialization_vector_byte_limit(size)
-    faiss.set_deserialization_loop_limit(max(record.objects, 1 << 16))
     try:
-        index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        with _limits(bytes_of_a_vector=size, loops=max(record.objects, 1 << 16)):
+            index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except (RuntimeError, MemoryError):
         raise damaged from None
     if index.d != record.width or index.ntotal != record.objects or not _is_sound(index, record.kind):
@@ -130,6 +131,19 @@ def _read(path: Path) -> tuple[IndexRecord, int, int]:
     return record, size, checksum
 
 
+@contextmanager
+def _limits(*, bytes_of_a_vector: int, loops: int) -> Iterator[None]:
+    """What faiss believes of a file while it reads one; the limits are those of the whole process."""
+    before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
+    faiss.set_deserialization_vector_byte_limit(bytes_of_a_vector)
+    faiss.set_deserialization_loop_limit(loops)
+    try:
+        yield
+    finally:
+        faiss.set_deserialization_vector_byte_limit(before[0])
+        faiss.set_deserialization_loop_limit(before[1])
+
+
 def _checksum(path: Path, size: int) -> int:
     checksum = 0
     with path.open("rb") as file:
@@ -152,7 +166,9 @@ def _is_sound(index: Any, kind: str) -> bool:
         return whole and sum(sizes) == index.ntotal and index.quantizer.ntotal == index.nlist
     storage: Any = faiss.downcast_index(index.storage)
     graph = index.hnsw
-    neighbours, offsets = faiss.vector_to_array(graph.neighbors), faiss.vector_to_array(graph.offsets)
+    links = graph.neighbors.size()  # many, so they are looked at where they lie
+    neighbours = faiss.rev_swig_ptr(graph.neighbors.data(), links) if links else np.empty(0, np.int32)
+    offsets = faiss.vector_to_array(graph.offsets)
     levels, per_level = faiss.vector_to_array(graph.levels), faiss.vector_to_array(graph.cum_nneighbor_per_level)
     return bool(
         storage.ntotal == index.ntotal
