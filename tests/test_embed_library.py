@@ -388,6 +388,17 @@ def test_a_user_who_has_only_meshes(library, tmp_path):
     assert run(*arguments, "--update", "--force").code == 2
 
 
+def test_the_rate_is_that_of_this_run(library, tmp_path):
+    """What an earlier run embedded took this one no time."""
+    (library / "flat" / "bad.off").write_text("no mesh")
+    arguments = ["embed", library / "flat", "--out", tmp_path / "my.h5", "--recipe", "sample", "--num-views", 2]
+    assert run(*arguments).code == 1
+    result = run(*arguments, "--on-error", "skip")
+    assert "going on: 2 of 3" in result.err
+    assert "2 objects embedded, 1 left out in" in result.err
+    assert "objects/s" not in result.err
+
+
 def test_embeddings_find_their_checkpoint_when_both_have_moved(model, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     save_checkpoint(model, tmp_path / "here" / "checkpoint")

@@ -231,6 +231,13 @@ def test_filters_of_the_command(place, table, tmp_path):
     assert "Blue sky" in shown.out
 
 
+def test_an_index_that_is_not_there_is_all_that_is_missing(tmp_path, monkeypatch):
+    """Which checkpoint it needs it would have said."""
+    monkeypatch.chdir(tmp_path)
+    result = run("retrieve", "a boat", "--index", "nothing.h5")
+    assert (result.code, result.err) == (1, "error: missing: nothing.h5 (check the path)\n")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "word"),
     [
@@ -271,6 +278,7 @@ def test_allowed_rows_without_filters_are_all():
     ("words", "code", "word"),
     [
         (["--object", "rad"], 1, "no object 'rad' (did you mean 'red'?)"),
+        (["--object", "UA"], 1, "no object 'UA' (did you mean 'quad'?)"),
         (["--object", "../../etc"], 1, "no object"),
         (["--image", "nothing.png"], 1, "nothing.png: no such picture"),
         (["--image", "text.png"], 1, "text.png is not a picture"),

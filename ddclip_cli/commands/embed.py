@@ -106,7 +106,8 @@ def command(
         force=force,
     )
     seconds = time.perf_counter() - begin
-    rate = f" in {seconds:.1f} s ({len(run.done) / seconds:.1f} objects/s)"
+    now = len(run.done) - len(run.resumed)
+    rate = f" in {seconds:.1f} s" + (f" ({now / seconds:.1f} objects/s)" if now else "")
     kept = f", {len(run.kept)} kept" if update else ""
     dropped = f", {len(run.dropped)} dropped whose files are gone" if run.dropped else ""
     failed = f", {len(run.failed)} left out" if run.failed else ""

@@ -183,9 +183,11 @@ def _open(
     from ddclip_cli.recipe import data_path
 
     index_path = index or data_path(settings.retrieve.index, data_dir)
-    if not index_path.exists():
-        hint = TRY_THE_SAMPLE if index is None else None
-        require(checkpoint_source(settings, checkpoint, data_dir), index_path, data_dir=data_dir, hint=hint)
+    if index is not None:
+        require(index)  # which checkpoint is needed it says itself
+    elif not index_path.exists():
+        source = checkpoint_source(settings, checkpoint, data_dir)
+        require(source, index_path, data_dir=data_dir, hint=TRY_THE_SAMPLE)
 
     from ddclip_cli.search.embeddings import ShapeEmbeddings
     from ddclip_cli.search.encoders import Encoders

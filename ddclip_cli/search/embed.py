@@ -45,6 +45,8 @@ class Run:
     """What a run of `embed_library` did, by object id."""
 
     done: list[str] = field(default_factory=list)
+    resumed: list[str] = field(default_factory=list)
+    """Of those done, what an earlier run embedded that did not end."""
     kept: list[str] = field(default_factory=list)
     """Embedded by an earlier run, and unchanged."""
     dropped: list[str] = field(default_factory=list)
@@ -117,10 +119,10 @@ def embed_library(
     finished = False
     try:
         _forget_changed(journal, wanted, views)
-        if len(journal):
-            log(f"going on: {len(journal)} of {len(wanted)} objects were embedded by an earlier run")
-        with progress_bar(total=len(wanted), label="embed") as bar:
-            bar.update(len(journal))
+        run.resumed.extend(thing.object_id for thing in wanted if thing.object_id in journal)
+        if run.resumed:
+            log(f"going on: {len(run.resumed)} of {len(wanted)} objects were embedded by an earlier run")
+        with progress_bar(total=len(wanted), label="embed", done=len(run.resumed)) as bar:
             batches = _batches(wanted, batch_size, journal)
             task = partial(_embed, views=views, crop=crop, folder=out.parent)
             for batch, failed in _run_batches(model, batches, task, jobs, processes, spec, guarded):

@@ -95,9 +95,10 @@ class ShapeEmbeddings:
                 raise UserError(f"{self.path}: the dataset 'ids' cannot be read: make the file again") from None
 
     def row(self, object_id: str) -> int:
-        """The row of an object; UserError names the nearest id if there is none of that name."""
+        """The row of an object; UserError names an id that is like it, if there is none of that name."""
         if object_id not in self._row_of:
             near = difflib.get_close_matches(object_id, self.ids[:NEAR_AMONG], n=1, cutoff=0.6)
+            near = near or [known for known in self.ids if object_id.lower() in known.lower()]
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise UserError(f"{self.path} has no object {object_id!r}{hint}")
         return self._row_of[object_id]
