@@ -19,6 +19,7 @@ from ddclip_cli.errors import UsageError, UserError
 from ddclip_cli.render.camera import Camera
 from ddclip_cli.render.folder import ObjectIds
 from ddclip_cli.render.load import MESH_SUFFIXES, Up
+from ddclip_cli.render.named_files import bytes_named
 from ddclip_cli.search.views import mesh_views
 
 STORE_SUFFIXES = (".h5", ".hdf5")
@@ -130,11 +131,14 @@ def read_object(thing: LibraryObject, settings: ViewSettings) -> tuple[np.ndarra
 
 
 def digest_of(thing: LibraryObject, settings: ViewSettings) -> bytes:
-    """The digest of an object's files, or of its pictures in a store: another one when its views may be others."""
+    """The digest of an object's files, or of its pictures in a store: another one when its views may be others.
+
+    Files that a mesh names are among them.
+    """
     if thing.kind == "store":
         return _digest([_store(thing.path, thing.ids).read([thing.row], np.arange(settings.num_views))])
     if thing.kind == "mesh":
-        return _digest([thing.path.read_bytes()])
+        return _digest(bytes_named(thing.path))
     return _digest(file.read_bytes() for file in _picture_files(thing, settings.num_views))
 
 
