@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mesh_files import gltf
 from PIL import Image
-from tiny import SIZE, tiny_model
+from tiny import DATA, SIZE, tiny_model
 
 from ddclip_cli.render.named_files import bytes_named
 from ddclip_cli.search.embed import embed_library
@@ -33,6 +33,9 @@ GLB = json.dumps({"images": [{"uri": "a.png"}]}).encode()
         ("it.obj", OBJ, {"a mesh.mtl", "other.mtl", "tex ture.png", "b.png"}),
         ("it.ply", "ply\ncomment TextureFile b.png\nend_header\n", {"b.png"}),
         ("it.dae", "<image><init_from>./sub/c.png</init_from></image>", {"sub/c.png"}),
+        ("it.fbx", (DATA / "quad.fbx").read_text().replace("halves.png", "C:\\x\\b.png"), {"b.png"}),
+        ("it.fbx", b"Kaydara\0\x10RelativeFilenameS\x0f\0\0\0..\\tex ture.png\x09", {"tex ture.png"}),
+        ("it.fbx", b"Kaydara\0\x10RelativeFilenameS\xff\xff\0\0cut off.png", set()),
         ("it.stl", "solid uri", set()),
     ],
 )

@@ -19,8 +19,9 @@ NAMES = {
     ".mtl": re.compile(rb"(?:map_\w+|bump|disp|decal|refl|norm)[ \t]+([^\r\n]+)"),
     ".ply": re.compile(rb"TextureFile[ \t]+([^\r\n]+)"),
     ".dae": re.compile(rb"<init_from>\s*([^<]+?)\s*<"),
+    ".fbx": re.compile(rb'RelativeFilename(?:: "([^"]*)|S(..\0\0))', re.DOTALL),  # as text; in binary, its length
 }
-"""How each kind of file names others; the binary formats hold their pictures."""
+"""How each kind of file names others; the other formats hold all that is drawn."""
 PLY_HEADER = 1 << 16
 MOST = 10_000  # names in one file that are looked for
 
@@ -58,7 +59,10 @@ def _names(suffix: str, data: bytes) -> Iterator[str]:
     elif suffix == ".ply":
         data = data[:PLY_HEADER]
     for match in NAMES[suffix].finditer(data):
-        text = match[1].decode(errors="replace")
+        found = match[1]
+        if found is None:
+            found = data[match.end() : match.end() + int.from_bytes(match[2], "little")]
+        text = found.decode(errors="replace")
         if NAMES[suffix] is URI:
             try:
                 text = json.loads(text)
