@@ -42,9 +42,8 @@ class Journal:
         self.out = out
         self.path = out.with_name(f".{out.name}.unfinished")
         self._file = self._open()
-        self._offsets: dict[str, tuple[int, int]] = {}
-        """Object id -> where its batch begins, its place there."""
-        self._digests: dict[str, bytes] = {}
+        self._known: dict[str, tuple[int, int, bytes]] = {}
+        """Object id -> where its batch begins, its place there, its digest."""
         first = self._next(0)
         if first is None or first[0] != _packed(settings):
             self._file.truncate(0)
@@ -53,18 +52,18 @@ class Journal:
             self._recover(first[1])
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._known)
 
     def __contains__(self, object_id: str) -> bool:
-        return object_id in self._offsets
+        return object_id in self._known
 
     def digest(self, object_id: str) -> bytes:
         """Of what the object was embedded from."""
-        return self._digests[object_id]
+        return self._known[object_id][2]
 
     def forget(self, object_id: str) -> None:
         """The object has changed since."""
-        del self._offsets[object_id], self._digests[object_id]
+        del self._known[object_id]
 
     def add(self, batch: list[Embedded]) -> None:
         """Raises UserError when the disk takes no more; what was there before stays whole."""
@@ -75,7 +74,7 @@ class Journal:
         """Objects in the order asked for; fast where that is the order in which they were added."""
         at, batch = -1, []
         for object_id in object_ids:
-            start, place = self._offsets[object_id]
+            start, place, _ = self._known[object_id]
             if start != at:
                 record = self._next(start)
                 assert record is not None  # it was checked when it was written or recovered
@@ -84,7 +83,7 @@ class Journal:
 
     def close(self, *, remove: bool) -> None:
         """Give it free; with `remove`, or when it holds nothing, without a trace."""
-        if remove or not self._offsets:
+        if remove or not self._known:
             self.path.unlink(missing_ok=True)
         self._file.close()
 
@@ -111,8 +110,7 @@ class Journal:
         self._file.truncate(place)
 
     def _note(self, start: int, batch: list[Embedded]) -> None:
-        self._offsets |= {thing.object_id: (start, place) for place, thing in enumerate(batch)}
-        self._digests |= {thing.object_id: thing.digest for thing in batch}
+        self._known |= {thing.object_id: (start, place, thing.digest) for place, thing in enumerate(batch)}
 
     def _next(self, place: int) -> tuple[bytes, int] | None:
         """The record at `place` and where it ends; None if there is no whole one."""

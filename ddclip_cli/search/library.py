@@ -26,7 +26,7 @@ STORE_SUFFIXES = (".h5", ".hdf5")
 DIGEST_BYTES = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million
 class LibraryObject:
     """One object, and where its views come from."""
 
