@@ -287,6 +287,7 @@ def test_allowed_rows_without_filters_are_all():
         (["--mesh", "text.png"], 1, "not a mesh format"),
         (["a boat", "--html", "page.txt"], 2, "--html"),
         (["a boat", "--json", "--paths"], 2, "choose one"),
+        (["a boat", "--top-k", "0"], 2, "'--top-k'"),
         (["--not", "a boat"], 2, "QUERY"),
     ],
 )

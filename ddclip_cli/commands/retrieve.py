@@ -55,7 +55,7 @@ def command(
         float, typer.Option(min=0.0, help="Of a text mixed with a picture, mesh or object, which weigh 1 each.")
     ] = 1.0,
     not_weight: Annotated[float, typer.Option(min=0.0, help="Of each --not, where the text weighs --weight.")] = 0.5,
-    top_k: Annotated[int | None, typer.Option("--top-k", "-k", help="Answers a query (retrieve.top_k).")] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Answers a query (retrieve.top_k).")] = None,
     min_score: Annotated[float | None, typer.Option(help="Leave out answers below this cosine.")] = None,
     metadata: Annotated[
         Path | None, typer.Option(metavar="FILE", help="CSV or Parquet: id, and columns such as name and link.")
