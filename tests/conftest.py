@@ -63,3 +63,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def sample_data(tmp_path: Path) -> Path:
+    """A data directory for recipe `sample`: its own backbone, 24 objects made of noise."""
+    from several_processes import write_sample_data
+
+    return write_sample_data(tmp_path)

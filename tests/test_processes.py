@@ -3,66 +3,30 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
-import numpy as np
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
+from several_processes import distance, in_processes, train_sample, wait_for, weights
 from tiny_training import PLAN, Store, accuracy, lines, objects, tiny_model
 
 from ddclip_cli.data.dataset import TrainingData
-from ddclip_cli.data.encode import Encoder, encode_targets
 from ddclip_cli.errors import UsageError, UserError
-from ddclip_cli.model.checkpoints import load_backbone
 from ddclip_cli.model.loss import contrastive_loss, contrastive_loss_of_rows
-from ddclip_cli.shipped import shipped_path
 from ddclip_cli.training.launch import launched, refuse_mismatch
 from ddclip_cli.training.loop import ExtraSet, train
 from ddclip_cli.training.processes import Processes
 from ddclip_cli.training.trainer import Trainer
 
-SAMPLE = shipped_path("sample:backbone")
 pytestmark = pytest.mark.usefixtures("one_thread")
 FLOAT64, FLOAT32 = replace(PLAN, batch_size=8, precision="fp64"), replace(PLAN, batch_size=8)
-
-
-def in_processes(number: int, function, *arguments) -> list[int]:
-    """Exit codes of `function(*arguments)` in processes that know of each other as a launcher would have it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")  # forks a process with everything imported and no threads
-    context.set_forkserver_preload(["ddclip_cli.training.loop"])
-    children = [
-        context.Process(target=_as_rank, args=(rank, number, port, function, arguments)) for rank in range(number)
-    ]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(timeout=120)
-        child.kill()
-        child.join()
-    return [child.exitcode for child in children]
-
-
-def _as_rank(rank: int, number: int, port: int, function, arguments) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(number), "LOCAL_RANK": str(rank)}
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    function(*arguments)
 
 
 def five_steps(folder: Path, out: str, plan, options: dict) -> None:
@@ -82,12 +46,6 @@ def five_steps(folder: Path, out: str, plan, options: dict) -> None:
         weights = [parameter.detach() for parameter in trainer.parameters]
         torch.save({"losses": losses, "gradients": gradients, "weights": weights}, folder / out)
     processes.leave()
-
-
-def distance(found, expected) -> float:
-    """Norm of the difference over norm, of all tensors together."""
-    difference = sum(float((a.double() - b.double()).norm()) ** 2 for a, b in zip(found, expected, strict=True))
-    return (difference / sum(float(b.double().norm()) ** 2 for b in expected)) ** 0.5
 
 
 def assert_same_steps(folder: Path, plan, number: int, tolerance: float, **options) -> None:
@@ -232,38 +190,6 @@ def test_a_launcher_is_believed_if_it_says_everything(monkeypatch):
 # The command line
 
 
-@pytest.fixture
-def sample_data(tmp_path: Path) -> Path:
-    """A data directory for recipe `sample`: its own backbone, 24 objects made of noise."""
-    backbone = load_backbone(str(SAMPLE / "open_clip_config.json"), SAMPLE, device="cpu")
-    ids = [f"object-{i}" for i in range(24)]
-    with h5py.File(tmp_path / "train.h5", "w") as file:
-        file["imgs"] = np.random.default_rng(0).integers(0, 256, (24, 12, 3, 112, 112), dtype=np.uint8)
-        file.create_dataset("ids", data=ids, dtype=h5py.string_dtype())
-    shutil.copy(tmp_path / "train.h5", tmp_path / "heldout.h5")
-    (tmp_path / "library").mkdir()
-    (tmp_path / "library" / "heldout.csv").write_text(
-        "".join(f"{n % 3},class {n % 3},{i}\n" for n, i in enumerate(ids))
-    )
-    (tmp_path / "captions.json").write_text(json.dumps({i: [f"a red {i}", f"a blue {i}"] for i in ids}))
-    encode_targets(Encoder(backbone), tmp_path / "train.h5", tmp_path / "captions.json", tmp_path / "targets")
-    return tmp_path
-
-
-def train_sample(data: Path, out: str, *options: object, launcher: tuple = ()) -> subprocess.Popen:
-    command = [*launcher] or [sys.executable]
-    settings = ["train.precision=fp64", "train.batch_size=8", "train.epochs=2", "train.num_views=1,3"]
-    places = ["--recipe", "sample", "--data-dir", data, "--out", data / out, "--device", "cpu"]
-    words = [*command, "-m", "ddclip_cli", "train", *places, *settings, *options]
-    return subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def weights(data: Path, out: str) -> list[torch.Tensor]:
-    state = load_file(data / out / "checkpoints" / "last" / "model.safetensors")
-    assert state["logit_scale"].dtype == torch.float64
-    return [state[name] for name in sorted(state) if name.startswith("visual.") or name == "logit_scale"]
-
-
 def test_the_sample_recipe_trains_to_the_same_weights_in_one_process_and_in_two(sample_data):
     runs = [train_sample(sample_data, out, "--processes", n, "--json") for out, n in (("one", 1), ("two", 2))]
     said = [run.communicate(timeout=300) for run in runs]
@@ -325,13 +251,6 @@ def test_a_killed_process_ends_all_and_the_run_goes_on(sample_data):
     assert run.returncode == 143
     assert "saved, --resume goes on from there" in err
     assert err.count("\n") < 5, err
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ def command(
     settings = load_recipe(recipe, [*(set_ or []), *(overrides or []), *given])
     start = None if settings.train.init_from is None else model_source(settings.train.init_from, data_dir)
     needed = [start, *_training_files(settings, data_dir)]
-    evaluated = [] if no_eval else _evaluation_files(settings, data_dir)
+    evaluated = [] if no_eval or not console.is_main_process() else _evaluation_files(settings, data_dir)
     files = [path for path in (*needed, *evaluated) if isinstance(path, Path)]
     hint = sample_hint(settings, *files)
     if hint is None and not all(path.exists() for path in evaluated):

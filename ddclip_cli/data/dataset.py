@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from ddclip_cli.data import view_sampler
+from ddclip_cli.data.object_ids import digest
 from ddclip_cli.errors import UsageError, UserError, some
 
 
@@ -130,17 +132,30 @@ class TrainingData:
         places = view_sampler.batch_of_step(len(self.object_ids), self.batch_size, seed=self.seed, step=step)
         return [self.object_ids[i] for i in places]
 
+    def digest(self) -> str:
+        """A short name for these objects in their order and the targets of three of them; that of all shares."""
+        last, view = len(self.object_ids) - 1, np.zeros(1, np.int64)
+        probed = np.array([0, last // 2, last])
+        images = self.image_targets.read(self._target_rows[probed], view)
+        ids, rng = [self.object_ids[i] for i in probed], view_sampler.text_rng(seed=0, step=0)
+        texts = self._texts(ids, probed, view, rng)
+        found = hashlib.sha256(digest(self.object_ids).encode())
+        for features in (images, texts):
+            found.update(features.astype(np.float32).tobytes())
+        return found.hexdigest()[:8]
+
     def __getitem__(self, step: int) -> Batch:
         batch = view_sampler.batch_of_step(len(self.object_ids), self.batch_size, seed=self.seed, step=step)
         objects, views = batch[self._places], self._views_of(step)
         object_ids = [self.object_ids[i] for i in objects]
+        rng = view_sampler.text_rng(seed=self.seed, step=step, first=self._places.start)
         return Batch(
             step=step,
             object_ids=object_ids,
             view_numbers=views.tolist(),
             views=torch.from_numpy(self.store.read(self._rows[objects], views)),
             image_targets=_aligned(self.image_targets.read(self._target_rows[objects], views)),
-            text_targets=_aligned(self._texts(object_ids, objects, views, step)),
+            text_targets=_aligned(self._texts(object_ids, objects, views, rng)),
         )
 
     def _views_of(self, step: int) -> np.ndarray:
@@ -150,9 +165,10 @@ class TrainingData:
             return view_sampler.views_of_step(*asked, seed=self.seed, step=step)
         return view_sampler.views_of_objects(*asked, seed=self.seed, step=step, objects=self._places)
 
-    def _texts(self, object_ids: list[str], objects: np.ndarray, views: np.ndarray, step: int) -> np.ndarray:
+    def _texts(
+        self, object_ids: list[str], objects: np.ndarray, views: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
         if self._drawn:
-            rng = view_sampler.text_rng(seed=self.seed, step=step, first=self._places.start)
             return self._drawn.draw(object_ids, rng)
         assert self._per_view is not None
         assert self._text_rows is not None

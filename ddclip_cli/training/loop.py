@@ -6,17 +6,17 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ddclip_cli import console, files
 from ddclip_cli.data import view_sampler
 from ddclip_cli.data.dataset import Mixture, ObjectSet, StepBatches, TrainingData, batches
 from ddclip_cli.errors import UserError, some
 from ddclip_cli.model.multiview import MultiViewCLIP
-from ddclip_cli.training import checkpointing, tracking
+from ddclip_cli.training import agreement, checkpointing, tracking
 from ddclip_cli.training.checkpointing import Progress
 from ddclip_cli.training.ending import TERMINATED, Ending
 from ddclip_cli.training.gate import Evaluation, zero_shot_gate
@@ -24,6 +24,8 @@ from ddclip_cli.training.plan import TrainingPlan
 from ddclip_cli.training.processes import Processes
 from ddclip_cli.training.run_folder import JsonLines, RunFolder
 from ddclip_cli.training.trainer import NotFinite, Trainer
+
+T = TypeVar("T")
 
 SAVE_SECONDS = 600
 """A checkpoint at least this often, beside the one at the end of every epoch."""
@@ -89,6 +91,8 @@ def train(
             data = training_data(model, objects, extra, plan, (processes.rank, processes.number))
         with processes.together():
             trainer = Trainer(model, plan, processes=processes, micro_batch=micro_batch, recompute=recompute)
+        agreement.refuse_differences(trainer, data, max_steps)
+        agreement.refuse_a_run_elsewhere(processes, run, resume=resume)
         progress = None
         with processes.together():
             if processes.is_main:
@@ -217,9 +221,7 @@ class _Session:
             return
         top1 = self._evaluate()
         if self.progress.step == 0:
-            if self.evaluate is not None and self.processes.is_main:
-                with self.ending.may_be_cut_short(), self.trainer.evaluated() as model:
-                    zero_shot_gate(top1, model, self.evaluate)
+            self._by_main(lambda model, evaluate: zero_shot_gate(top1, model, evaluate))
         else:
             self._note(top1)
 
@@ -275,19 +277,23 @@ class _Session:
         )
 
     def _evaluate(self) -> float:
-        """Evaluate in the main process, for all."""
-        report = None
-        with self.ending.may_be_cut_short():
-            if self.evaluate is not None and self.processes.is_main:
-                with self.trainer.evaluated() as model:
-                    report = self.evaluate(model)
-            report = self.processes.from_main(report)
-        assert report is not None
+        report = self._by_main(lambda model, evaluate: evaluate(model))
         epoch = self.progress.step // self.data.steps_per_epoch
         self.metrics.write(kind="evaluation", step=self.progress.step, epoch=epoch, **report)
         self.tracker.log("evaluation", report, self.progress.step)
         self.progress.evaluated_step = self.progress.step
         return float(report["top1"])
+
+    def _by_main(self, work: Callable[[MultiViewCLIP, Evaluation], T]) -> T:
+        """What takes long and is done in the main process, for all; a signal cuts it short."""
+        result = None
+        with self.ending.may_be_cut_short():
+            if self.evaluate is not None and self.processes.is_main:
+                with self.trainer.evaluated() as model:
+                    result = work(model, self.evaluate)
+            result = self.processes.from_main(result, patiently=True)
+        assert result is not None
+        return result
 
     def _note(self, top1: float) -> None:
         """Record an evaluation of the last checkpoint, which may be the best."""

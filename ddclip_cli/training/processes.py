@@ -7,6 +7,8 @@ waiting for an evaluation does not keep a GPU busy.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,15 +24,19 @@ from ddclip_cli.training.launch import launched
 
 T = TypeVar("T")
 
-TO_MEET = timedelta(minutes=30)
-LONGEST_WAIT = timedelta(days=1)
-"""Of one process for the main one, which may be evaluating; one that has died is noticed at once."""
+LONGEST_WAIT = timedelta(minutes=30)
+"""Of one process for the others. One that has died is noticed at once, but not a machine without power or network."""
+LONGEST_EVALUATION = timedelta(days=1)
+"""Of the main process, for which the others wait."""
 
 
 class LostProcessError(UserError):
     """Another process of the run is gone."""
 
-    is_shared = True
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        # It may be the main one, and its machine with it: the first process of every machine says it.
+        self.is_shared = os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def _noticing_loss(method: Callable[..., T]) -> Callable[..., T]:
@@ -41,9 +47,10 @@ def _noticing_loss(method: Callable[..., T]) -> Callable[..., T]:
         try:
             return method(*arguments, **named)
         except RuntimeError as error:
+            reason = re.sub(r"^\[.*?\] |\. .*", "", str(error).splitlines()[0])  # without the line of gloo's source
             raise LostProcessError(
-                f"another process of this run has ended ({str(error).splitlines()[0][:120]}): "
-                "its own message says why; --resume goes on from the last checkpoint"
+                f"another process of this run has ended, here or on another machine ({reason}): "
+                "its own message says why, if it left one; --resume goes on from the last checkpoint"
             ) from error
 
     return call
@@ -56,10 +63,11 @@ class Processes:
         rank: number of this process, from 0.
         number: of processes.
         control: the gloo group of their messages; None if there is one process.
+        patient: the one of those messages that are waited for as long as an evaluation takes.
     """
 
-    def __init__(self, rank: int = 0, number: int = 1, control: Any = None) -> None:
-        self.rank, self.number, self._control = rank, number, control
+    def __init__(self, rank: int = 0, number: int = 1, control: Any = None, patient: Any = None) -> None:
+        self.rank, self.number, self._control, self._patient = rank, number, control, patient
 
     @classmethod
     def join(cls, device: torch.device) -> Processes:
@@ -70,8 +78,9 @@ class Processes:
         rank, number = started
         if not dist.is_initialized():
             backend = "gloo" if device.type == "cpu" else "nccl"
-            dist.init_process_group(backend, rank=rank, world_size=number, timeout=TO_MEET)
-        return cls(rank, number, dist.new_group(backend="gloo", timeout=LONGEST_WAIT))
+            dist.init_process_group(backend, rank=rank, world_size=number, timeout=LONGEST_WAIT)
+        waits = (LONGEST_WAIT, LONGEST_EVALUATION)
+        return cls(rank, number, *(dist.new_group(backend="gloo", timeout=longest) for longest in waits))
 
     @property
     def is_main(self) -> bool:
@@ -108,12 +117,12 @@ class Processes:
         return [bool(flag) for flag in raised]
 
     @_noticing_loss
-    def from_main(self, value: T) -> T:
-        """What `value` is in the main process (a pickle of ours)."""
+    def from_main(self, value: T, *, patiently: bool = False) -> T:
+        """What `value` is in the main process (a pickle of ours, without tensors: they would go to its own GPU)."""
         if self.number == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self._control)
+        dist.broadcast_object_list(box, src=0, group=self._patient if patiently else self._control)
         return box[0]
 
     @_noticing_loss

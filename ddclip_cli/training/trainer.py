@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -159,7 +160,11 @@ class Trainer:
         if self.processes.number == 1:
             return
         self.processes.copy_from_main(tensor.data for tensor in self.model.clip.state_dict().values())
-        self.load_state_dict(self.processes.from_main(self.state_dict()))
+        state = io.BytesIO()
+        if self.processes.is_main:
+            torch.save(self.state_dict(), state)
+        state = io.BytesIO(self.processes.from_main(state.getvalue()))
+        self.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))
 
     def _pieces(self, batch: Batch, number: int) -> list[_Piece]:
         """The objects of set `number`, as many at once as go through the network."""
