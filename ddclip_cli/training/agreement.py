@@ -1,4 +1,4 @@
-"""What the processes of a run must have alike. They may be on machines with other files, recipes and GPUs."""
+"""What the processes of a run must have alike, as they may be on machines with other files, recipes and GPUs."""
 
 from __future__ import annotations
 
