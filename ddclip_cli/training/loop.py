@@ -78,7 +78,7 @@ def train(
     run = RunFolder(out)
     try:
         with processes.together():
-            tracking.check(tracker)
+            tracking.check(tracker, is_main=processes.is_main)
             data = training_data(model, objects, extra, plan, (processes.rank, processes.number))
         with processes.together():
             trainer = Trainer(model, plan, processes=processes, micro_batch=micro_batch, recompute=recompute)
@@ -99,15 +99,16 @@ def train(
         progress = progress or Progress()
         if processes.is_main:
             run.truncate_metrics(progress.metrics_bytes)
-        session = Session(run, trainer, data, progress, evaluate, recipe, keep, tracker)
+        session, failed = Session(run, trainer, data, progress, evaluate, recipe, keep, tracker), True
         try:
             session.run(max_steps=max_steps, save_every=save_every, jobs=jobs)
+            failed = False
         except KeyboardInterrupt:
             saved = f"goes on after step {session.saved_step}" if session.saved_step else "starts at the first step"
             console.log(f"interrupted after step {progress.step}: --resume {saved}")
             raise
         finally:
-            session.close()
+            session.close(failed=failed)
         return session.summary()
     finally:
         run.close()

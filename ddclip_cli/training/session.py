@@ -46,8 +46,9 @@ class Session:
         self.processes = trainer.processes
         self.evaluates = self.processes.from_main(evaluate is not None)
         main = self.processes.is_main
+        with self.processes.together():
+            self.tracker = tracking.start(tracker if main else "none", run.logs, recipe)
         self.metrics, self.timings = JsonLines(run.metrics if main else None), JsonLines(run.timings if main else None)
-        self.tracker = tracking.start(tracker if main else "none", run.logs, recipe)
         self.total_steps = trainer.plan.epochs * data.steps_per_epoch
         self.saved_step = progress.step
         self.ending = Ending()
@@ -121,10 +122,10 @@ class Session:
         else:
             self._note(top1)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         self.metrics.close()
         self.timings.close()
-        self.tracker.close()
+        self.tracker.close(failed=failed)
 
     def summary(self) -> dict[str, Any]:
         best = self.progress.best_step is not None
