@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from ddclip_cli.errors import UserError
 from ddclip_cli.hub import OFFICIAL_CHECKPOINTS
 from ddclip_cli.model.checkpoints import load_backbone, load_model, save_checkpoint
+from ddclip_cli.model.safetensors_file import write_safetensors
 
 ON_CPU = {"device": "cpu", "precision": "fp32"}
 
@@ -85,6 +86,21 @@ def test_token_rows_that_are_zero_take_no_space(tiny_model, tmp_path):
     loaded = load_model(tmp_path / "sparse", **ON_CPU)
     assert same_weights(loaded, tiny_model)
     assert loaded.fingerprint == tiny_model.fingerprint
+
+
+def test_weights_are_written_as_the_library_of_their_format_writes_them(tmp_path):
+    kinds = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32)
+    tensors = {f"tensor.{number}": torch.arange(7).to(kind) for number, kind in enumerate(kinds)}
+    tensors |= {"scale": torch.tensor(2.5), "größe": torch.ones(0, 3), "matrix": torch.randn(3, 5)}
+    save_file(tensors, tmp_path / "theirs", metadata=None)
+    write_safetensors(tensors, tmp_path / "ours")
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+    matrix = tensors["matrix"]
+    write_safetensors({"strided": matrix.T, "shared": matrix[1:], "again": matrix[1:]}, tmp_path / "shared")
+    stored = load_file(tmp_path / "shared")
+    assert torch.equal(stored["strided"], matrix.T)
+    assert torch.equal(stored["shared"], matrix[1:])
+    assert torch.equal(stored["again"], matrix[1:])
 
 
 def test_rows_that_point_outside_are_refused(tiny_model, tmp_path):

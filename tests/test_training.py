@@ -314,7 +314,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, full, monkeypatch):
 
         return call
 
-    owner, name = (checkpoints, "save_file") if full == "model.safetensors" else (torch, "save")
+    owner, name = (checkpoints, "write_safetensors") if full == "model.safetensors" else (torch, "save")
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, limited(getattr(owner, name)))
         with pytest.raises(UserError, match=r"step-00000002 could not be written \(.*\): make room, or choose another"):

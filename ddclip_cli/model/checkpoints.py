@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ddclip_cli import files
@@ -29,6 +27,7 @@ from ddclip_cli.model.device import choose_device, choose_precision
 from ddclip_cli.model.fingerprint import fingerprint
 from ddclip_cli.model.locate import find_checkpoint
 from ddclip_cli.model.multiview import MultiViewCLIP
+from ddclip_cli.model.safetensors_file import write_safetensors
 from ddclip_cli.model.weights import drop_zero_rows, fitted, read_pickle, read_safetensors, read_state, tensors_of
 
 __all__ = ["choose_device", "load_backbone", "load_model", "save_checkpoint", "write_model", "writing_checkpoint"]
@@ -120,12 +119,12 @@ def writing_checkpoint(folder: str | Path) -> Iterator[Path]:
         with files.writing(folder) as partial:
             partial.mkdir()
             yield partial
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError) as error:
         # torch.save makes a RuntimeError of most of what its file raises.
         cause = error.__context__ if isinstance(error, RuntimeError) else error
-        if not isinstance(cause, OSError | SafetensorError):
+        if not isinstance(cause, OSError):
             raise
-        reason = getattr(cause, "strerror", None) or cause
+        reason = cause.strerror or cause
         raise UserError(f"{folder} could not be written ({reason}): make room, or choose another --out") from error
 
 
@@ -146,9 +145,7 @@ def write_model(
         "recipe": recipe,
         "fingerprint": fingerprint(rounded, model.cross_view_from),
     }
-    # Cloned where memory is shared or strided: safetensors writes only tensors that own their memory.
-    save_file({k: v.clone().contiguous() for k, v in drop_zero_rows(rounded).items()}, folder / WEIGHTS_NAME)
-    (folder / WEIGHTS_NAME).chmod(0o644)  # safetensors makes it unreadable to all others
+    write_safetensors(drop_zero_rows(rounded), folder / WEIGHTS_NAME)
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
