@@ -14,6 +14,7 @@ from tiny import run, tiny_model, tiny_store
 
 from ddclip_cli.data.encode import Encoder, encode_targets
 from ddclip_cli.model.checkpoints import load_model, save_checkpoint
+from ddclip_cli.training.dry_run import _bytes_made
 
 COLOURS = ("red", "green", "blue")
 
@@ -231,3 +232,15 @@ def test_a_dry_run_tells_what_a_run_takes_and_leaves_nothing(library):
     shown = train(library, "--dry-run")
     assert "numbers that are trained" in shown.out
     assert "all steps, about" in shown.out
+
+
+def test_memory_is_counted_at_the_moment_when_there_is_most():
+    def step() -> None:
+        for _ in range(3):
+            made = torch.ones(1000) + 1  # two of 4,000 bytes at a time
+            made.add_(1)
+            made.view(10, 100)
+            del made
+        torch.ones(500)
+
+    assert _bytes_made(step, torch.device("cpu")) == 8000

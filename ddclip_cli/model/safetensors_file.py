@@ -34,7 +34,7 @@ def write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(described)) + described)
         for _, tensor in ordered:
-            file.write(_bytes(tensor))
+            file.write(_bytes(tensor).data)
 
 
 def _bytes(tensor: Tensor) -> np.ndarray:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ddclip_cli.data.dataset import Batch, Mixture
 from ddclip_cli.model.multiview import MultiViewCLIP
@@ -18,6 +22,9 @@ from ddclip_cli.training.trainer import Trainer
 OBJECTS_TRIED = {"cpu": 4, "cuda": 64}
 """Objects of a trial step; what it takes is scaled to a process's share of a batch."""
 TRIALS = 3
+TAKEN = {"cpu": 1.35, "cuda": 1.0}
+"""Bytes that are taken for one of a tensor: on a CPU by the C library, which keeps some of what was freed, as measured;
+on a GPU what its allocator says."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +68,21 @@ def dry_run(
     small = _part(share[0], tried, most)
 
     in_network = min(micro_batch or at_once, at_once)
-    activations = _bytes_kept(lambda: trainer.step([small], learning_rate=0.0)) / tried * in_network
+    fewer = max(1, tried // 2)
+    trainer.step([small], learning_rate=0.0)  # the optimizer makes its own
+    less = _bytes_made(lambda: trainer.step([_part(small, fewer, most)], learning_rate=0.0), model.device)
+    more = _bytes_made(lambda: trainer.step([small], learning_rate=0.0), model.device)
+    of_an_object = (more - less) / (tried - fewer) if tried > fewer else more / tried
+    in_a_step = (more + of_an_object * (in_network - tried)) * TAKEN[model.device.type]
     views_of_share = at_once * most * share[0].views[0, 0].nbytes
     tokens = 0.0
     if micro_batch and not model.learns_in_single_views:  # kept between the two passes
         tokens = _bytes_of_tokens(model, small, plan) / tried * at_once
     trained = sum(parameter.numel() for parameter in trainer.parameters)
     numbers = sum(parameter.numel() for parameter in model.clip.parameters())
-    copies = 3 + (plan.ema_decay is not None)  # gradient, two moments, average
+    copies = 2 + (plan.ema_decay is not None)  # two moments, average; gradients are made in a step
     size = trainer.parameters[0].element_size()
-    memory = size * (numbers + copies * trained) + activations + tokens + views_of_share * (jobs + 1)
+    memory = size * (numbers + copies * trained) + in_a_step + tokens + views_of_share * (jobs + 1)
 
     average = _part(share[0], tried, max(1, round((fewest + most) / 2)))
     seconds = min(_seconds(lambda: trainer.step([average], learning_rate=0.0), model.device) for _ in range(TRIALS))
@@ -117,18 +129,43 @@ def _part(batch: Batch, objects: int, views: int) -> Batch:
     )
 
 
-def _bytes_kept(step: Callable[[], object]) -> int:
-    """Bytes that a step's backward pass needs; no tensor is counted twice."""
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, torch.nn.Parameter):
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+def _bytes_made(step: Callable[[], object], device: torch.device) -> int:
+    """Bytes of the tensors that a step makes, at the moment when there are most."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         step()
-    return sum(kept.values())
+        return torch.cuda.max_memory_allocated(device) - before
+    with _Living() as living:
+        step()
+    return living.most
+
+
+class _Living(TorchDispatchMode):
+    """Counts the bytes of all tensors that were made under it and are still there."""
+
+    now = most = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        given = {_place(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and _place(tensor) not in given:  # no view, and nothing done in place
+                self._count(tensor.untyped_storage())
+        return made
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        size = storage.nbytes()
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._forget, size)
+
+    def _forget(self, size: int) -> None:
+        self.now -= size
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 @torch.no_grad()
