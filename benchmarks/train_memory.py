@@ -6,7 +6,7 @@ one view of one object each. Then a step is taken whole and in pieces (`--micro-
 each in a process of its own, beside what `ddclip train --dry-run` says that it takes. All are peaks of the memory that
 the system counts as the process's own (RSS), without what importing torch takes.
 
-    python benchmarks/train_memory.py [--objects 876867] [--batches 8 16 32] [--views 6] [--micro-batch 8]
+    python benchmarks/train_memory.py [--objects 876867] [--batches 8 24] [--views 6] [--micro-batch 8]
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--objects", type=int, default=876_867)
     parser.add_argument("--processes", type=int, nargs="*", default=[1, 2, 4])
-    parser.add_argument("--batches", type=int, nargs="*", default=[8, 16, 32])
+    parser.add_argument("--batches", type=int, nargs="*", default=[8, 24])
     parser.add_argument("--views", type=int, default=6)
     parser.add_argument("--micro-batch", type=int, default=8)
     options = parser.parse_args()

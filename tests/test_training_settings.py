@@ -10,6 +10,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file
 from tiny_training import OBJECTS, PLAN, VIEWS, WIDTH, Store, Targets, accuracy, lines, objects, tiny_model
 
@@ -25,7 +26,7 @@ from ddclip_cli.recipe import load_recipe
 from ddclip_cli.recipe.loader import flatten
 from ddclip_cli.training.loop import ExtraSet, train
 from ddclip_cli.training.plan import TrainingPlan
-from ddclip_cli.training.trainer import Trainer
+from ddclip_cli.training.trainer import NotFinite, Trainer
 
 EXACT = replace(PLAN, precision="fp64", crop="none")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -165,6 +166,42 @@ def test_pieces_hold_the_activations_of_one(tmp_path):
             trainer.step([data[0]], learning_rate=1e-3)
         peaks[micro_batch] = kept.most
     assert peaks[2] < 0.5 * peaks[None], peaks
+
+
+# The scaled loss of fp16, whose scaler runs on a CPU too
+
+
+def scaled_trainer(folder: Path, scale: float) -> Trainer:
+    trainer = Trainer(tiny_model(folder), PLAN)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    trainer.accelerator.scaler = scaler
+    trainer.optimizer = AcceleratedOptimizer(trainer.optimizer.optimizer, device_placement=False, scaler=scaler)
+    return trainer
+
+
+def test_the_scale_of_the_loss_changes_nothing_and_halves_where_it_is_too_large(tmp_path):
+    plain, scaled = Trainer(tiny_model(tmp_path), PLAN), scaled_trainer(tmp_path, 1024.0)
+    for step in range(3):
+        losses = [trainer.step(mixture()[step], learning_rate=1e-3) for trainer in (plain, scaled)]
+        assert losses[0].loss == pytest.approx(losses[1].loss, rel=1e-5)
+    assert (plain.loss_scale, scaled.loss_scale) == (None, 1024.0)
+
+    large = scaled_trainer(tmp_path, 2.0**127)
+    before = [parameter.detach().clone() for parameter in large.parameters]
+    large.step(mixture()[0], learning_rate=1e-3)
+    assert large.loss_scale == 2.0**126
+    assert all(torch.equal(a, b) for a, b in zip(large.parameters, before, strict=True))
+
+
+def test_a_gradient_that_is_finite_at_no_scale_stops_the_run(tmp_path, monkeypatch):
+    trainer = scaled_trainer(tmp_path, 4.0)
+    monkeypatch.setattr(trainer, "_add_up_gradients", lambda: trainer.parameters[0].grad.fill_(float("inf")))
+    before = [parameter.detach().clone() for parameter in trainer.parameters]
+    for _ in range(2):
+        trainer.step(mixture()[0], learning_rate=1e-3)
+    with pytest.raises(NotFinite, match="not finite at any scale"):
+        trainer.step(mixture()[0], learning_rate=1e-3)
+    assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, before, strict=True))
 
 
 # What learns, and how

@@ -84,9 +84,12 @@ def dry_run(
     size = trainer.parameters[0].element_size()
     memory = size * (numbers + copies * trained) + in_a_step + tokens + views_of_share * (jobs + 1)
 
-    average = _part(share[0], tried, max(1, round((fewest + most) / 2)))
+    mean = (fewest + most) / 2
+    average = _part(share[0], tried, max(1, round(mean)))
+    if in_network < at_once:
+        trainer.micro_batch = (tried + 1) // 2  # so that it is in pieces too, which takes one more pass
     seconds = min(_seconds(lambda: trainer.step([average], learning_rate=0.0), model.device) for _ in range(TRIALS))
-    step_seconds = seconds / tried * at_once
+    step_seconds = seconds / tried * at_once * mean / average.views.shape[1]
     steps = plan.epochs * data.steps_per_epoch
     return DryRun(
         objects=sum(len(own.object_ids) for own in data.sets),

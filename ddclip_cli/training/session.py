@@ -153,6 +153,8 @@ class Session:
             "logit_scale": self.trainer.model.logit_scale.item(),
             "num_views": batch[0].views.shape[1],
         }
+        if (scale := self.trainer.loss_scale) is not None:
+            values["loss_scale"] = scale
         self.metrics.write(kind="step", step=self.progress.step, epoch=epoch + 1, **values)
         self.tracker.log("train", values, self.progress.step)
         return losses.loss

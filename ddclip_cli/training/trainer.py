@@ -111,9 +111,17 @@ class Trainer:
             raise NotFinite("the gradient is not finite", losses)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.optimizer.step()
+        self.optimizer.step()  # fp16: left out, and the scale of the loss halved, where the gradient is not finite
+        if self.loss_scale is not None and self.loss_scale < 1:
+            raise NotFinite("the gradient is not finite at any scale of the loss", losses)
         self._after_the_step()
         return losses
+
+    @property
+    def loss_scale(self) -> float | None:
+        """By how much fp16 multiplies the loss, to keep small gradients; None in other arithmetic."""
+        scaler = self.accelerator.scaler
+        return None if scaler is None else scaler.get_scale()
 
     @contextmanager
     def averaged(self) -> Iterator[MultiViewCLIP]:
