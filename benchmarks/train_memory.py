@@ -40,7 +40,7 @@ from ddclip_cli.training.processes import Processes
 from ddclip_cli.training.trainer import Trainer
 
 CAPTIONS = 5
-MOST_TRIED = 8000
+MOST_TRIED = 4000
 """MB of a step, by its own word, beyond which it is not tried."""
 
 

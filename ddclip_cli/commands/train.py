@@ -93,6 +93,9 @@ def command(
     The model is evaluated before the first step and after every epoch. The run folder holds recipe.yaml, metrics.jsonl,
     checkpoints/last and checkpoints/best; other commands take the latter two as --checkpoint.
 
+    SIGTERM saves and exits 143; --resume starts a run that has not begun, so that a scheduler may repeat one command.
+    Under torchrun or accelerate launch, on one machine or several, leave --processes out.
+
     Examples:
     \b
       ddclip train --recipe sample --data-dir demo train.epochs=1
