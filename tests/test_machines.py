@@ -151,6 +151,19 @@ def test_the_first_process_of_every_machine_says_that_another_is_lost(monkeypatc
     assert LostProcessError("gone").is_shared is is_silent
 
 
+def test_machines_that_do_not_reach_each_other_are_told_what_settles_it(monkeypatch):
+    def fail(*_arguments, **_named):
+        raise RuntimeError(
+            "Gloo connectFullMesh failed with [/src/pair.cc:152] timed out connecting, remote=[127.0.1.1]:1"
+        )
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", fail)
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_ADDR": "a", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(UserError, match=r"\(Gloo connectFullMesh failed with timed out.*set GLOO_SOCKET_IFNAME"):
+        Processes.join(torch.device("cpu"))
+
+
 def test_all_shares_of_the_same_objects_and_targets_have_one_digest():
     def digest(share=(0, 1), **changes):
         return TrainingData(objects(**changes), batch_size=4, num_views=(1, 2), seed=0, share=share).digest()

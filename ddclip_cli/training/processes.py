@@ -47,13 +47,17 @@ def _noticing_loss(method: Callable[..., T]) -> Callable[..., T]:
         try:
             return method(*arguments, **named)
         except RuntimeError as error:
-            reason = re.sub(r"^\[.*?\] |\. .*", "", str(error).splitlines()[0])  # without the line of gloo's source
             raise LostProcessError(
-                f"another process of this run has ended, here or on another machine ({reason}): "
+                f"another process of this run has ended, here or on another machine ({_reason(error)}): "
                 "its own message says why, if it left one; --resume goes on from the last checkpoint"
             ) from error
 
     return call
+
+
+def _reason(error: RuntimeError) -> str:
+    """Its first sentence, without the place in gloo's source."""
+    return re.sub(r"\[/.*?\] |\. .*", "", str(error).splitlines()[0])
 
 
 class Processes:
@@ -71,16 +75,25 @@ class Processes:
 
     @classmethod
     def join(cls, device: torch.device) -> Processes:
-        """Meet the others that a launcher started, if it says in the environment that there are any."""
+        """Meet the others that a launcher started, if it says in the environment that there are any.
+
+        Raises UserError if they cannot be reached.
+        """
         started = launched()
         if started is None:
             return cls()
         rank, number = started
-        if not dist.is_initialized():
-            backend = "gloo" if device.type == "cpu" else "nccl"
-            dist.init_process_group(backend, rank=rank, world_size=number, timeout=LONGEST_WAIT)
-        waits = (LONGEST_WAIT, LONGEST_EVALUATION)
-        return cls(rank, number, *(dist.new_group(backend="gloo", timeout=longest) for longest in waits))
+        try:
+            if not dist.is_initialized():
+                backend = "gloo" if device.type == "cpu" else "nccl"
+                dist.init_process_group(backend, rank=rank, world_size=number, timeout=LONGEST_WAIT)
+            waits = (LONGEST_WAIT, LONGEST_EVALUATION)
+            return cls(rank, number, *(dist.new_group(backend="gloo", timeout=longest) for longest in waits))
+        except RuntimeError as error:
+            raise UserError(
+                f"the processes of this run do not reach each other ({_reason(error)}): where a machine's own name "
+                "leads to 127.0.0.1 or 127.0.1.1, set GLOO_SOCKET_IFNAME to its network interface"
+            ) from error
 
     @property
     def is_main(self) -> bool:
