@@ -47,7 +47,7 @@ MOST_TRIED = 4000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--objects", type=int, default=876_867)
-    parser.add_argument("--processes", type=int, nargs="*", default=[1, 2, 4])
+    parser.add_argument("--processes", type=int, nargs="*", default=[1, 4])
     parser.add_argument("--batches", type=int, nargs="*", default=[8, 24])
     parser.add_argument("--views", type=int, default=6)
     parser.add_argument("--micro-batch", type=int, default=8)
