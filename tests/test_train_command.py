@@ -14,7 +14,7 @@ from tiny import run, tiny_model, tiny_store
 
 from ddclip_cli.data.encode import Encoder, encode_targets
 from ddclip_cli.model.checkpoints import load_model, save_checkpoint
-from ddclip_cli.training.dry_run import _bytes_made
+from ddclip_cli.training.dry_run import Living
 
 COLOURS = ("red", "green", "blue")
 
@@ -235,12 +235,11 @@ def test_a_dry_run_tells_what_a_run_takes_and_leaves_nothing(library):
 
 
 def test_memory_is_counted_at_the_moment_when_there_is_most():
-    def step() -> None:
+    with Living() as living:
         for _ in range(3):
             made = torch.ones(1000) + 1  # two of 4,000 bytes at a time
             made.add_(1)
             made.view(10, 100)
             del made
         torch.ones(500)
-
-    assert _bytes_made(step, torch.device("cpu")) == 8000
+    assert living.most == 8000

@@ -70,8 +70,7 @@ def dry_run(
     in_network = min(micro_batch or at_once, at_once)
     fewer = max(1, tried // 2)
     trainer.step([small], learning_rate=0.0)  # the optimizer makes its own
-    less = _bytes_made(lambda: trainer.step([_part(small, fewer, most)], learning_rate=0.0), model.device)
-    more = _bytes_made(lambda: trainer.step([small], learning_rate=0.0), model.device)
+    less, more = _bytes_made(trainer, _part(small, fewer, most)), _bytes_made(trainer, small)
     of_an_object = (more - less) / (tried - fewer) if tried > fewer else more / tried
     in_a_step = (more + of_an_object * (in_network - tried)) * TAKEN[model.device.type]
     views_of_share = at_once * most * share[0].views[0, 0].nbytes
@@ -132,19 +131,21 @@ def _part(batch: Batch, objects: int, views: int) -> Batch:
     )
 
 
-def _bytes_made(step: Callable[[], object], device: torch.device) -> int:
+def _bytes_made(trainer: Trainer, batch: Batch) -> int:
     """Bytes of the tensors that a step makes, at the moment when there are most."""
+    trainer.optimizer.zero_grad(set_to_none=True)  # those of the step before
+    device = trainer.model.device
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        step()
+        trainer.step([batch], learning_rate=0.0)
         return torch.cuda.max_memory_allocated(device) - before
-    with _Living() as living:
-        step()
+    with Living() as living:
+        trainer.step([batch], learning_rate=0.0)
     return living.most
 
 
-class _Living(TorchDispatchMode):
+class Living(TorchDispatchMode):
     """Counts the bytes of all tensors that were made under it and are still there."""
 
     now = most = 0
