@@ -141,6 +141,13 @@ def test_gpus_out_of_order_are_not_used(tmp_path, driver, monkeypatch, capsys, b
     assert reason in err
 
 
+def test_gpus_that_do_not_answer_are_not_waited_for(tmp_path, driver, monkeypatch, capsys):
+    a_faiss(tmp_path, monkeypatch, count="import time; time.sleep(60)")
+    monkeypatch.setattr(gpus, "PATIENCE", 2)
+    assert gpus.usable_gpus("auto") == []
+    assert "no answer in 2 s" in capsys.readouterr().err
+
+
 def test_no_driver_and_no_gpu(driver, monkeypatch, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert gpus.usable_gpus("auto") == []  # by the real faiss

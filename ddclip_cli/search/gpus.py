@@ -20,6 +20,8 @@ from ddclip_cli.model.device import kind_and_number
 
 TRIED = 16
 """Vectors that are looked for in the trial."""
+PATIENCE = 180
+"""Seconds for the trial, of which starting CUDA on many GPUs can take tens."""
 
 
 def usable_gpus(device: str) -> list[int]:
@@ -51,7 +53,11 @@ def _tried(number: int | None) -> list[int]:
     except OSError:
         return []  # no driver, no GPU
     command = [sys.executable, "-m", __name__, *([] if number is None else [str(number)])]
-    trial = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    try:
+        trial = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        warn_of(f"no answer in {PATIENCE} s")
+        return []
     if trial.returncode:
         warn_of(f"exit {trial.returncode}\n{trial.stderr}")
         return []
