@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import signal
 import sys
@@ -72,13 +73,21 @@ def _every_command(
         os.environ["DDCLIP_DEBUG"] = "1"
 
 
+def _help(command: Any) -> str:
+    """The docstring with each paragraph on one line, for the terminal to break; the examples are left as they are."""
+    paragraphs = inspect.cleandoc(command.__doc__).split("\n\n")
+    return "\n\n".join(text if "\b" in text else text.replace("\n", " ") for text in paragraphs)
+
+
 for panel, commands in COMMANDS.items():
     for name, module_name in commands.items():
-        module = import_module(f"ddclip_cli.commands.{module_name}")
-        if isinstance(module.command, typer.Typer):
-            app.add_typer(module.command, name=name, rich_help_panel=panel)
+        command = import_module(f"ddclip_cli.commands.{module_name}").command
+        if isinstance(command, typer.Typer):
+            for inner in command.registered_commands:
+                inner.help = _help(inner.callback)
+            app.add_typer(command, name=name, rich_help_panel=panel)
         else:
-            app.command(name, rich_help_panel=panel)(module.command)
+            app.command(name, help=_help(command), rich_help_panel=panel)(command)
 
 
 def main() -> None:

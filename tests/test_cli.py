@@ -59,6 +59,15 @@ def test_help_of_a_command_ends_with_two_examples_of_options_it_has(name):
             assert set(re.findall(r"(?<=\s)--?[a-z][a-z0-9-]*", example)) <= known, example
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_paragraphs_of_help_are_broken_by_the_terminal_alone(name):
+    command = get_command(app).commands[name]
+    for child in getattr(command, "commands", {"": command}).values():
+        prose, examples = child.help.split("Examples:")
+        assert all("\n" not in paragraph for paragraph in prose.strip().split("\n\n"))
+        assert all(line == "" or line.lstrip().startswith("ddclip ") for line in examples.replace("\b", "").split("\n"))
+
+
 def test_version():
     done = ddclip("--version")
     assert done.returncode == 0
