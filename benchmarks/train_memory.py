@@ -169,7 +169,7 @@ def in_processes(number: int, function: Callable[..., Any], *arguments: Any) -> 
     answers = context.Queue()
     environments = [
         {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1"}
-        | {"MASTER_PORT": str(port)}
+        | {"MASTER_PORT": str(port), "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // number))}
         for rank in range(number)
     ]
     children = [
